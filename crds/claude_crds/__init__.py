@@ -1,0 +1,1 @@
+"""The contract between router, operator and worker: names, settings, and (beside it) the resource definitions."""

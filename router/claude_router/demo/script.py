@@ -1,0 +1,151 @@
+"""What the scripted model answers: a pure function of the request it was sent.
+
+A prompt may hold directives, one a line, and the model plays them in order:
+
+    ::say TEXT            text, streamed word by word
+    ::think TEXT          a thinking block
+    ::bash COMMAND        a call of the Bash tool (`::bg COMMAND` runs it in the background)
+    ::write PATH TEXT     a call of the Write tool; `::edit PATH OLD=>NEW` of Edit; `::read PATH` of Read
+    ::tool NAME JSON      a call of any tool
+    ::recall              says, as JSON, every prompt of the user that the request held, oldest first
+    ::sleep SECONDS       a pause in the stream
+    ::chunks N SIZE       N text deltas of SIZE characters
+    ::status CODE [N]     an HTTP error instead of an answer (only the first N times)
+    ::cut                 the connection breaks in the middle of the answer
+
+A prompt without directives gets the demo: one real tool call, then a short text. A tool call ends a message, as with
+the real model; which step comes next follows from the tool calls already in the history.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+Json = dict[str, Any]
+
+_DIRECTIVE = re.compile(r"^::(\w+)(?: (.*))?$")
+_NOT_THE_USERS = (
+    "<system-reminder>",
+    "<local-command",
+    "<task-notification>",
+    "[Request interrupted",
+    "Your response above was cut off",
+)
+_DEMO_COMMAND = 'echo "Hello from $(uname -s), in $(basename "$PWD")"'
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One directive: its verb and the rest of its line."""
+
+    verb: str
+    argument: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One model message to play: the steps in order, then a tool call or the end of the turn."""
+
+    steps: tuple[Step, ...]
+    tool_name: str = ""
+    tool_input: Json = field(default_factory=dict)
+
+    @property
+    def stop_reason(self) -> str:
+        return "tool_use" if self.tool_name else "end_turn"
+
+
+def texts_of(content: Any) -> list[str]:
+    """The texts that the user wrote in a message's content, one a block.
+
+    The CLI merges consecutive user messages into one with several blocks, and adds blocks of its own; those are left out.
+    """
+    if isinstance(content, str):
+        blocks = [content]
+    else:
+        blocks = [b.get("text", "") for b in content if isinstance(b, dict) and b.get("type") == "text"]
+    return [b.strip() for b in blocks if b.strip() and not b.lstrip().startswith(_NOT_THE_USERS)]
+
+
+def _prompts_in(message: Json) -> list[str]:
+    return texts_of(message.get("content")) if message.get("role") == "user" else []
+
+
+def prompts(request: Json) -> list[str]:
+    """Every prompt of the user in the request, oldest first (tool results are not prompts)."""
+    return [text for m in request.get("messages", []) for text in _prompts_in(m)]
+
+
+def _calls_since_prompt(messages: list[Json]) -> int:
+    start = max((i for i, m in enumerate(messages) if _prompts_in(m)), default=-1)
+    return sum(
+        1
+        for m in messages[start + 1 :]
+        if m.get("role") == "assistant" and isinstance(m.get("content"), list)
+        for b in m["content"]
+        if isinstance(b, dict) and b.get("type") == "tool_use"
+    )
+
+
+def parse(prompt: str) -> list[Step]:
+    """The directives of a prompt, in order; an empty list when it has none."""
+    found = (_DIRECTIVE.match(line.strip()) for line in prompt.splitlines())
+    return [Step(m[1], m[2] or "") for m in found if m]
+
+
+def _tool_call(step: Step) -> tuple[str, Json] | None:
+    head, _, rest = step.argument.partition(" ")
+    if step.verb in ("bash", "bg"):
+        call: Json = {"command": step.argument, "description": "scripted command"}
+        return "Bash", call | ({"run_in_background": True} if step.verb == "bg" else {})
+    if step.verb == "write":
+        return "Write", {"file_path": head, "content": rest}
+    if step.verb == "read":
+        return "Read", {"file_path": head}
+    if step.verb == "edit":
+        old, _, new = rest.partition("=>")
+        return "Edit", {"file_path": head, "old_string": old, "new_string": new}
+    if step.verb == "tool":
+        return head, json.loads(rest or "{}")
+    return None
+
+
+def _messages(steps: list[Step]) -> list[Message]:
+    """Split the steps at their tool calls: each message but the last ends with one."""
+    out: list[Message] = []
+    pending: list[Step] = []
+    for step in steps:
+        call = _tool_call(step)
+        if call is None:
+            pending.append(step)
+        else:
+            out.append(Message(tuple(pending), *call))
+            pending = []
+    return [*out, Message(tuple(pending))]
+
+
+def _demo(request: Json, prompt: str) -> list[Step]:
+    tools = {t.get("name") for t in request.get("tools", [])}
+    if "Bash" not in tools:
+        return [Step("say", "Scripted demo")]
+    words = " ".join(prompt.split())[:200]
+    return [
+        Step("think", "The demo model is a script; it runs one real tool and answers."),
+        Step("bash", _DEMO_COMMAND),
+        Step("say", f"This is the scripted demo model: no ANTHROPIC_API_KEY is set. You said: {words!r}. "),
+        Step("say", "The real Claude Code CLI just ran a command for it in this conversation's workspace."),
+    ]
+
+
+def answer(request: Json) -> Message:
+    """The message that the script gives to this request (shape: Anthropic Messages API, `POST /v1/messages`)."""
+    asked = prompts(request)
+    prompt = asked[-1] if asked else ""
+    messages = _messages(parse(prompt) or _demo(request, prompt))
+    message = messages[min(_calls_since_prompt(request.get("messages", [])), len(messages) - 1)]
+    recalled = json.dumps(asked[:-1], ensure_ascii=False)
+    steps = tuple(Step("say", recalled) if s.verb == "recall" else s for s in message.steps)
+    return Message(steps or (() if message.tool_name else (Step("say", "Done."),)), message.tool_name, message.tool_input)

@@ -1,0 +1,120 @@
+"""The seam between the HTTP side and whatever holds the workers: a cluster's resources, or processes on one machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from claude_crds.names import session_name
+
+LOCAL_TENANT = "default"
+"""Tenant of every request while there are no teams."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationKey:
+    """Who a conversation belongs to, and the id that the client gave it."""
+
+    tenant: str
+    id: str
+
+    @property
+    def name(self) -> str:
+        """The session's object name (see `claude_crds.names`)."""
+        return session_name(self.tenant, self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A live worker for one conversation: where to send the turn, and with which bearer token."""
+
+    name: str
+    endpoint: str
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens and money of a conversation so far. `input_tokens` includes the cached ones."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cost_usd: float = 0.0
+
+
+Phase = Literal["Queued", "Starting", "Ready", "Suspending", "Suspended", "Failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionView:
+    """One conversation as `GET /conversations` shows it. Times are Unix seconds."""
+
+    key: ConversationKey
+    phase: Phase
+    busy: bool
+    created: float
+    last_active: float
+    turns: int
+    usage: Usage
+    workspace: str = ""
+    claude_session_id: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """The pool at this moment. `error` is why no worker can start, or empty."""
+
+    size: int
+    live: int
+    busy: int
+    warm: int
+    suspended: int
+    queued: int
+    cli_version: str = ""
+    error: str = ""
+
+
+class PoolExhausted(Exception):
+    """No worker became free before the deadline."""
+
+
+class SessionFailed(Exception):
+    """The conversation's worker cannot be started; the message says why and what to do."""
+
+
+class Sessions(Protocol):
+    """Conversations by key. Every method is safe to call from many requests at once."""
+
+    async def acquire(self, key: ConversationKey, *, deadline: float) -> Lease:
+        """The conversation's live worker: starts, claims, resumes or queues for one.
+
+        `deadline` is on the event loop's clock. Raises PoolExhausted past it, SessionFailed when it is hopeless.
+        """
+        ...
+
+    def gone(self, key: ConversationKey, lease: Lease) -> None:
+        """The worker of this lease refused before a turn began, or did not answer: the next acquire finds another."""
+        ...
+
+    async def list(self, tenant: str, *, limit: int, after: str = "") -> Sequence[SessionView]:
+        """Up to `limit` conversations of the tenant in order of object name, those after the name `after`."""
+        ...
+
+    async def get(self, key: ConversationKey) -> SessionView | None:
+        """One conversation, or None when unknown."""
+        ...
+
+    async def suspend(self, key: ConversationKey) -> bool:
+        """Stop the worker (a running turn ends first, bounded), keep memory and files. False when unknown."""
+        ...
+
+    async def purge(self, key: ConversationKey) -> bool:
+        """Remove worker, memory and own workspace. False when unknown."""
+        ...
+
+    async def stats(self) -> PoolStats:
+        """The pool at this moment."""
+        ...

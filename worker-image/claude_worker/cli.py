@@ -1,0 +1,94 @@
+"""The Claude Code command line: which binary, which arguments, which environment.
+
+Flags and variables as of CLI 2.1.330 (`claude --help`, the Agent SDK's transport, and probes of the binary).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+
+from claude_worker.settings import WorkerSettings
+
+_STREAMS = ("-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose")
+
+# A parent Claude Code session's own marks: inherited, they would tie the worker's CLI to that session.
+_PARENT_MARKS = ("CLAUDECODE", "CLAUDE_CODE_SESSION_ID", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT")
+
+
+def find_cli(environ: Mapping[str, str] = os.environ) -> str:
+    """Path of the CLI: `CLAUDE_CLI`, else the binary inside the `claude-agent-sdk` wheel, else `claude` on the PATH.
+
+    Raises FileNotFoundError, with what to install.
+    """
+    if named := environ.get("CLAUDE_CLI"):
+        return named
+    # find_spec does not import the package, which would cost 0.7 s and 50 MB.
+    spec = importlib.util.find_spec("claude_agent_sdk")
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        bundled = Path(place) / "_bundled" / "claude"
+        if bundled.exists():
+            return str(bundled)
+    if found := shutil.which("claude"):
+        return found
+    raise FileNotFoundError("no Claude Code CLI found: install the package claude-agent-sdk, or set CLAUDE_CLI")
+
+
+def bundled_version() -> str:
+    """Version of the CLI inside the wheel, from its `claude.version` file; "" when unknown."""
+    spec = importlib.util.find_spec("claude_agent_sdk")
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        marker = Path(place) / "_bundled" / "claude.version"
+        if marker.exists():
+            return marker.read_text().strip()
+    return ""
+
+
+def session_arguments(settings: WorkerSettings, session_id: str, *, resume: bool, model: str = "") -> list[str]:
+    """Arguments for the conversation's own process. `session_id` is a UUID; `resume` continues its transcript."""
+    chosen = model or settings.model
+    return [
+        *_STREAMS,
+        "--include-partial-messages",
+        f"--resume={session_id}" if resume else f"--session-id={session_id}",
+        "--permission-mode",
+        settings.permission_mode,
+        # Nobody sits at this process: what would ask is refused instead of waiting for ever.
+        "--permission-prompts",
+        "none",
+        *(["--model", chosen] if chosen else []),
+    ]
+
+
+def aside_arguments(model: str) -> list[str]:
+    """Arguments for a short-lived process that answers one request: no tools, no memory, no settings."""
+    chosen = ["--model", model] if model else []
+    return [
+        *_STREAMS, "--include-partial-messages", "--no-session-persistence", "--tools", "", "--max-turns", "1",
+        "--strict-mcp-config", "--setting-sources", "", "--permission-prompts", "none", *chosen,
+    ]  # fmt: skip
+
+
+def environment(settings: WorkerSettings, environ: Mapping[str, str], config_dir: Path) -> dict[str, str]:
+    """The CLI's environment: the worker's own, without the worker's settings and a parent session's marks."""
+    ours = {f.metadata["setting"].env for f in fields(WorkerSettings)} | {"API_KEYS", *_PARENT_MARKS}
+    env = {name: value for name, value in environ.items() if name not in ours}
+    env["CLAUDE_CONFIG_DIR"] = str(config_dir)
+    # Asks for `session_state_changed` frames (running/idle), which also cover work that no request started.
+    env["CLAUDE_CODE_SDK_READS_SESSION_STATE"] = "1"
+    env.setdefault("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
+    env.setdefault("DISABLE_AUTOUPDATER", "1")
+    env.setdefault("CLAUDE_CODE_MAX_RETRIES", str(settings.model_retries))
+    return env
+
+
+def transcript_path(config_dir: Path, session_id: str) -> Path | None:
+    """The session's transcript (JSON lines), or None when nothing has been written yet.
+
+    Its folder is named after the working directory; the id is unique, so the folder need not be computed.
+    """
+    return next(config_dir.glob(f"projects/*/{session_id}.jsonl"), None)

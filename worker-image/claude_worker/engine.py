@@ -1,0 +1,148 @@
+"""The conversation's CLI process: booted early, bound late, resumed from its transcript, watched while it lives."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import uuid
+
+from claude_worker import cli, orphans
+from claude_worker.frames import Frame
+from claude_worker.ledger import Ledger
+from claude_worker.openai.errors import ApiError
+from claude_worker.openai.request import ChatRequest
+from claude_worker.process import ClaudeProcess, ControlFailed, ProcessGone
+from claude_worker.settings import WorkerSettings
+from claude_worker.status import Status
+from claude_worker.turn import Turn
+
+log = logging.getLogger(__name__)
+
+_INITIALIZE_SECONDS = 60.0
+_CONTROL_SECONDS = 15.0
+
+
+class Engine:
+    """Holds at most one process. `turn` is the one whose frames are being handed on."""
+
+    def __init__(self, settings: WorkerSettings, ledger: Ledger, status: Status) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._status = status
+        self._initializing: asyncio.Task[None] | None = None
+        self._model = ""
+        self._session_id = ""
+        self._closing = False
+        self.process: ClaudeProcess | None = None
+        self.turn: Turn | None = None
+        self.memory_lost = False
+
+    async def boot(self) -> None:
+        """Spawn the process. A known conversation is resumed at once; a fresh one waits for its system prompt.
+
+        Raises OSError (no CLI, or it cannot be executed).
+        """
+        settings, state = self._settings, self._ledger.state
+        known = state.claude_session_id
+        resume = bool(known) and cli.transcript_path(settings.config_dir, known) is not None
+        self.memory_lost = bool(known) and not resume and state.turns > 0
+        if self.memory_lost:
+            log.error("the transcript of %s is not on the volume; the conversation begins anew", known)
+        self._session_id = known or self._session_id or str(uuid.uuid4())
+        self._model = state.model if resume else ""
+        command = [cli.find_cli(), *cli.session_arguments(settings, self._session_id, resume=resume, model=self._model)]
+        env = cli.environment(settings, os.environ, settings.config_dir)
+        self.process = await ClaudeProcess.spawn(
+            command, cwd=settings.workspace, env=env, on_frames=self._on_frames, on_exit=self._on_exit
+        )
+        if known:
+            self._initialize(self.process, state.system_prompt)
+
+    def _initialize(self, process: ClaudeProcess, system_prompt: str) -> None:
+        self._initializing = asyncio.create_task(self._send_initialize(process, system_prompt))
+
+    async def _send_initialize(self, process: ClaudeProcess, system_prompt: str) -> None:
+        field = "systemPrompt" if self._settings.system_prompt_mode == "replace" else "appendSystemPrompt"
+        extra = {field: system_prompt} if system_prompt else {}
+        answer = await process.control(_INITIALIZE_SECONDS, subtype="initialize", **extra)
+        self._status.cli_version = answer.get("claude_code_version", self._status.cli_version)
+
+    async def bound(self, request: ChatRequest) -> ClaudeProcess:
+        """The process, alive and initialized for this conversation; its id is on the volume before any prompt is.
+
+        Raises OSError, ControlFailed, ProcessGone.
+        """
+        if self.process is None:
+            await self.boot()
+        state = self._ledger.state
+        assert self.process is not None, "boot sets it"
+        process = self.process
+        if not state.claude_session_id:
+            ignore = self._settings.system_prompt_mode == "ignore"
+            state.claude_session_id = self._session_id
+            state.client_system = request.system_text()
+            state.system_prompt = "" if ignore else state.client_system
+            state.had_tools = bool(request.tools)
+            self._initialize(process, state.system_prompt)
+            await asyncio.to_thread(self._ledger.write, b"", self._ledger.encoded_state())
+            self._status.set_phase("bound")
+        if self._initializing is not None:
+            try:
+                await self._initializing
+            except (ControlFailed, ProcessGone):
+                if process.alive:
+                    await process.close()
+                raise
+            self._initializing = None
+        return process
+
+    async def use_model(self, process: ClaudeProcess, model: str) -> None:
+        """Switch the running conversation to `model` ("" is the CLI's default)."""
+        if model == self._model:
+            return
+        wanted = model or self._settings.model or None
+        await process.control(_CONTROL_SECONDS, subtype="set_model", model=wanted)
+        self._model = self._ledger.state.model = model
+
+    # -- callbacks of the process --------------------------------------------------------------------------------
+
+    def _on_frames(self, received: list[Frame]) -> None:
+        turn = self.turn
+        for frame in received:
+            if frame.type == "system":
+                self._status.observe(frame)
+            if turn is not None:
+                turn.feed(frame)
+            if frame.type == "result" and (turn is None or not turn.started):
+                self._account_unasked(frame)
+        if turn is not None and turn.outbox.full and self.process is not None:
+            self.process.pause()
+            turn.outbox.on_emptied = self.process.resume
+
+    def _account_unasked(self, frame: Frame) -> None:
+        """A turn that the CLI took up by itself: nobody reads it, but it costs."""
+        state = self._ledger.state
+        total = frame.total_cost_usd or 0.0
+        state.totals.cost_usd += max(0.0, total - state.cli_cost_usd)
+        state.cli_cost_usd = total
+
+    def _on_exit(self, process: ClaudeProcess) -> None:
+        self.process = None
+        self._initializing = None
+        self._status.cli_gone()
+        ended = orphans.end_all(ClaudeProcess.managed, spawning=ClaudeProcess.spawning)
+        if self._closing:
+            return
+        log.error("%s (pid %s); %d processes it left were ended", process.describe_exit(), process.pid, ended)
+        if self.turn is not None:
+            message = f"{process.describe_exit()}. The conversation goes on with the next request."
+            self.turn.end(ApiError(502, message, code="worker_cli_ended", retry=False))
+        elif not self._ledger.state.claude_session_id:
+            self._status.fail(process.describe_exit())
+
+    async def close(self) -> None:
+        """End the process cleanly."""
+        self._closing = True
+        if self.process is not None:
+            await self.process.close()

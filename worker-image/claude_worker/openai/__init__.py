@@ -1,0 +1,1 @@
+"""The OpenAI API as both the router and the worker speak it: requests, error objects, completion objects."""

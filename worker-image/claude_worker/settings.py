@@ -1,0 +1,73 @@
+"""The worker's settings, all from the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from claude_crds.settings import boolean, choice, integer, load, mapping, milliseconds, setting, text
+from claude_worker.openai.request import MAX_BODY_BYTES
+
+BASE_MODEL = "claude-code"
+"""The model name that stands for the CLI's own default (or MODEL)."""
+
+PERMISSION_MODES = ("bypassPermissions", "acceptEdits", "auto", "dontAsk", "manual", "plan")
+TOOL_ACTIVITY = ("reasoning", "text", "off")
+SYSTEM_PROMPT_MODES = ("append", "replace", "ignore")
+
+DEFAULT_MODELS: Mapping[str, str] = {
+    "claude-code-opus": "opus",
+    "claude-code-sonnet": "sonnet",
+    "claude-code-haiku": "haiku",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """One worker: one volume, one CLI process, one conversation at most."""
+
+    volume_dir: str = setting("VOLUME_DIR", "", text(), "the session's volume: memory, ledger and workspace")
+    workspace_dir: str = setting("WORKSPACE_DIR", "", text(), "where Claude works; default: `workspace` in the volume")
+    host: str = setting("HOST", "127.0.0.1", text(), "address to listen on")
+    port: int = setting("PORT", 0, integer(0, 65535), "port to listen on; 0 takes a free one")
+    token_file: str = setting("TOKEN_FILE", "", text(), "file that holds the bearer token; `-` reads one line of stdin")
+    watch_stdin: bool = setting("WATCH_STDIN", False, boolean(), "stop when standard input closes")
+    permission_mode: str = setting(
+        "PERMISSION_MODE", "bypassPermissions", choice(*PERMISSION_MODES), "what Claude may do without asking"
+    )
+    models: Mapping[str, str] = setting("MODELS", DEFAULT_MODELS, mapping(), "model names offered, and what they mean")
+    model: str = setting("MODEL", "", text(), "what `claude-code` means; default: the CLI's own default")
+    tool_activity: str = setting("TOOL_ACTIVITY", "reasoning", choice(*TOOL_ACTIVITY), "where tool calls are shown")
+    system_prompt_mode: str = setting(
+        "SYSTEM_PROMPT_MODE", "append", choice(*SYSTEM_PROMPT_MODES), "what a client's system messages do"
+    )
+    turn_timeout: float = setting("TURN_TIMEOUT_MS", 3600.0, milliseconds(1), "longest turn; then it is interrupted")
+    keepalive: float = setting("KEEPALIVE_MS", 5.0, milliseconds(10), "silence after which a stream sends a comment")
+    max_queue: int = setting("MAX_QUEUE", 16, integer(0, 10_000), "requests that may wait for one conversation's turn")
+    max_body_bytes: int = setting("MAX_BODY_BYTES", MAX_BODY_BYTES, integer(1, 2**31), "largest request body, in bytes")
+    model_retries: int = setting("MODEL_RETRIES", 4, integer(0, 20), "how often the CLI repeats a failed model request")
+    log_format: str = setting("LOG_FORMAT", "text", choice("text", "json"), "format of the log on standard error")
+
+    @property
+    def volume(self) -> Path:
+        return Path(self.volume_dir)
+
+    @property
+    def workspace(self) -> Path:
+        return Path(self.workspace_dir) if self.workspace_dir else self.volume / "workspace"
+
+    @property
+    def config_dir(self) -> Path:
+        """The CLI's `CLAUDE_CONFIG_DIR`."""
+        return self.volume / "claude"
+
+    def model_for(self, name: str) -> str | None:
+        """What a requested model name means to the CLI; "" is its default. None: unknown name."""
+        base = name.split(":", 1)[0]
+        return self.model if base == BASE_MODEL else self.models.get(base)
+
+
+def load_settings(environ: Mapping[str, str]) -> WorkerSettings:
+    """Read the settings. Raises SettingsError."""
+    return load(WorkerSettings, environ)
