@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,9 +27,19 @@ Json = dict[str, Any]
 
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without a model's credentials or a parent session's marks, plus `extra`."""
+    """This process's environment without a model's credentials or a parent session's marks, plus `extra`.
+
+    HOME is an empty folder: the CLI's shells read the user's profile, which may be slow, or break when it is killed.
+    """
     env = {k: v for k, v in os.environ.items() if not k.startswith(("ANTHROPIC", "CLAUDE"))}
-    return env | {"PYTHONPATH": SOURCES, "IS_SANDBOX": "1", **extra}
+    return env | {"PYTHONPATH": SOURCES, "IS_SANDBOX": "1", "HOME": _home(), **extra}
+
+
+@functools.cache
+def _home() -> str:
+    folder = tempfile.mkdtemp(prefix="claude-tests-home-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @dataclass
@@ -179,6 +193,22 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def running_below(pid: int, *command: str) -> int:
+    """The descendant of `pid` that runs exactly `command`; waits until there is one."""
+    wanted = b"\0".join(c.encode() for c in command) + b"\0"
+
+    def find() -> int:
+        for child in descendants(pid):
+            try:
+                if Path(f"/proc/{child}/cmdline").read_bytes() == wanted:
+                    return child
+            except OSError:
+                continue
+        return 0
+
+    return int(eventually(find))
 
 
 def cli_pid(worker_pid: int) -> int:

@@ -22,9 +22,14 @@ from local.harness import (
     descendants,
     eventually,
     events,
+    running_below,
     start_worker,
     streamed_text,
 )
+
+
+HANG = "tail -f /dev/null"
+"""A command that never ends (the CLI refuses a long `sleep`)."""
 
 
 @pytest.fixture
@@ -37,7 +42,8 @@ def worker(model: Model, tmp_path: Path) -> Iterator[Running]:
 def until_idle(client: httpx.Client) -> None:
     """An answer is complete a moment before its turn is written down and the worker idle."""
     with client.stream("GET", "/status", params={"watch": "true"}) as changes:
-        next(line for line in changes.iter_lines() if '"busy": false' in line)
+        lines = changes.iter_lines()  # kept: httpx closes the stream when its iterator goes
+        next(line for line in lines if '"busy": false' in line)
 
 
 def remembered(client: httpx.Client) -> str:
@@ -138,14 +144,15 @@ def test_models_switch_a_running_conversation(worker: Running, model: Model) -> 
 def test_a_client_that_leaves_interrupts_its_turn_within_a_second(worker: Running) -> None:
     with worker.client() as client:
         chat(client, "::say warm")
-        body = {"stream": True, "messages": [{"role": "user", "content": "::say go\n::bash tail -f /dev/null\n::say no"}]}
+        body = {"stream": True, "messages": [{"role": "user", "content": f"::say go\n::bash {HANG}\n::say no"}]}
         with client.stream("POST", "/v1/chat/completions", json=body) as answer:
-            next(line for line in answer.iter_lines() if "tail -f /dev/null" in line)
-            shells = descendants(worker.process.pid)
+            lines = answer.iter_lines()  # kept: httpx closes the stream when its iterator goes
+            next(line for line in lines if HANG in line)
+            shell = running_below(worker.process.pid, *HANG.split())
         left = time.monotonic()
         assert remembered(client) == '["::say warm", "::say go\\n::bash tail -f /dev/null\\n::say no"]'
         assert time.monotonic() - left < 2.0
-    eventually(lambda: not any(alive(p) for p in shells - descendants(worker.process.pid)))
+    eventually(lambda: not alive(shell))
 
 
 def test_requests_of_one_conversation_take_turns(worker: Running, model: Model) -> None:
@@ -164,7 +171,8 @@ def test_too_many_waiting_requests_are_refused(model: Model, tmp_path: Path) -> 
     worker = start_worker(model, tmp_path, MAX_QUEUE="1")
     body = {"stream": True, "messages": [{"role": "user", "content": "::say go\n::sleep 30"}]}
     with worker.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as running:
-        next(line for line in running.iter_lines() if '"go"' in line)
+        lines = running.iter_lines()  # kept: httpx closes the stream when its iterator goes
+        next(line for line in lines if '"go"' in line)
         waiting = threading.Thread(target=lambda: pytest.raises(httpx.HTTPError, chat, client, "::say second"))
         waiting.start()
         eventually(lambda: client.get("/status").json()["queued"] == 1)
@@ -212,16 +220,16 @@ def test_a_cut_stream_is_retried_by_the_cli_or_ends_in_an_error(worker: Running)
 def test_a_killed_cli_ends_the_stream_with_an_error_and_the_next_turn_resumes(worker: Running) -> None:
     with worker.client() as client:
         chat(client, "::say kept")
-        body = {"stream": True, "messages": [{"role": "user", "content": "::say go\n::bash tail -f /dev/null\n::say no"}]}
+        body = {"stream": True, "messages": [{"role": "user", "content": f"::say go\n::bash {HANG}\n::say no"}]}
         with client.stream("POST", "/v1/chat/completions", json=body) as answer:
             lines = answer.iter_lines()
-            next(line for line in lines if "tail -f /dev/null" in line)
-            shells = eventually(lambda: descendants(worker.process.pid) - {cli_pid(worker.process.pid)})
+            next(line for line in lines if HANG in line)
+            shell = running_below(worker.process.pid, *HANG.split())
             os.kill(cli_pid(worker.process.pid), signal.SIGKILL)
             rest = "\n".join(lines)
         assert events(rest)[-1]["error"]["code"] == "worker_cli_ended"
         assert remembered(client).startswith('["::say kept"')
-    eventually(lambda: not any(alive(p) for p in shells))
+    eventually(lambda: not alive(shell))
 
 
 def test_keepalives_come_while_nothing_else_does(model: Model, tmp_path: Path) -> None:
@@ -286,10 +294,12 @@ def test_two_workers_never_share_a_volume(worker: Running, model: Model, tmp_pat
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_when_a_worker_ends_in_a_turn(model: Model, tmp_path: Path, number: int) -> None:
     worker = start_worker(model, tmp_path)
-    body = {"stream": True, "messages": [{"role": "user", "content": "::say go\n::bash tail -f /dev/null\n::say no"}]}
+    body = {"stream": True, "messages": [{"role": "user", "content": f"::say go\n::bash {HANG}\n::say no"}]}
     with worker.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as answer:
-        next(line for line in answer.iter_lines() if "tail -f /dev/null" in line)
-        family = eventually(lambda: f if len(f := descendants(worker.process.pid)) > 1 else None)
+        lines = answer.iter_lines()  # kept: httpx closes the stream when its iterator goes
+        next(line for line in lines if HANG in line)
+        running_below(worker.process.pid, *HANG.split())
+        family = descendants(worker.process.pid)
         worker.stop(number)
     eventually(lambda: not any(alive(p) for p in family))
 

@@ -36,6 +36,8 @@ class Conversation:
         self._ledger = ledger
         self._status = status
         self._slot = asyncio.Lock()
+        # Kept here, since the loop itself holds tasks only weakly.
+        self._settling: asyncio.Task[None] | None = None
         self.engine = Engine(settings, ledger, status)
 
     # -- turns ---------------------------------------------------------------------------------------------------
@@ -84,16 +86,19 @@ class Conversation:
             process = await self._prepare(request, model)
             turn.translator.cost_before = self._ledger.state.cli_cost_usd
             self.engine.turn = turn
+            if not process.alive:
+                raise refused(f"{process.describe_exit()}.", "worker_starting_failed")
             self._status.begin_turn()
             begun = True
             process.write(frames.user_message(blocks, turn.uuid))
             await self._until_over(turn)
         finally:
             if begun:
-                settling = asyncio.create_task(self._settle(rule, turn))
-                settling.add_done_callback(lambda _: self._slot.release())
-                await asyncio.shield(settling)
+                self._settling = asyncio.create_task(self._settle(rule, turn))
+                self._settling.add_done_callback(lambda _: self._slot.release())
+                await asyncio.shield(self._settling)
             else:
+                self.engine.turn = None
                 self._slot.release()
 
     async def _prepare(self, request: ChatRequest, model: str) -> ClaudeProcess:

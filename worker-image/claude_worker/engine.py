@@ -57,10 +57,7 @@ class Engine:
             command, cwd=settings.workspace, env=env, on_frames=self._on_frames, on_exit=self._on_exit
         )
         if known:
-            self._initialize(self.process, state.system_prompt)
-
-    def _initialize(self, process: ClaudeProcess, system_prompt: str) -> None:
-        self._initializing = asyncio.create_task(self._send_initialize(process, system_prompt))
+            self._initializing = asyncio.create_task(self._send_initialize(self.process, state.system_prompt))
 
     async def _send_initialize(self, process: ClaudeProcess, system_prompt: str) -> None:
         field = "systemPrompt" if self._settings.system_prompt_mode == "replace" else "appendSystemPrompt"
@@ -75,27 +72,30 @@ class Engine:
         """
         if self.process is None:
             await self.boot()
-        state = self._ledger.state
         assert self.process is not None, "boot sets it"
         process = self.process
-        if not state.claude_session_id:
-            ignore = self._settings.system_prompt_mode == "ignore"
-            state.claude_session_id = self._session_id
-            state.client_system = request.system_text()
-            state.system_prompt = "" if ignore else state.client_system
-            state.had_tools = bool(request.tools)
-            self._initialize(process, state.system_prompt)
-            await asyncio.to_thread(self._ledger.write, b"", self._ledger.encoded_state())
-            self._status.set_phase("bound")
+        if not self._ledger.state.claude_session_id:
+            self._initializing = asyncio.create_task(self._bind(process, request))
         if self._initializing is not None:
             try:
-                await self._initializing
+                # Shielded: a client that leaves now must not leave a half-bound process behind.
+                await asyncio.shield(self._initializing)
             except (ControlFailed, ProcessGone):
                 if process.alive:
                     await process.close()
                 raise
             self._initializing = None
         return process
+
+    async def _bind(self, process: ClaudeProcess, request: ChatRequest) -> None:
+        state = self._ledger.state
+        state.claude_session_id = self._session_id
+        state.client_system = request.system_text()
+        state.system_prompt = "" if self._settings.system_prompt_mode == "ignore" else state.client_system
+        state.had_tools = bool(request.tools)
+        writing = asyncio.to_thread(self._ledger.write, b"", self._ledger.encoded_state())
+        await asyncio.gather(writing, self._send_initialize(process, state.system_prompt))
+        self._status.set_phase("bound")
 
     async def use_model(self, process: ClaudeProcess, model: str) -> None:
         """Switch the running conversation to `model` ("" is the CLI's default)."""
