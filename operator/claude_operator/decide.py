@@ -1,4 +1,4 @@
-"""The policy: which worker is claimed, started or drained next. Pure: no I/O, no clock, no idea what a worker is made of.
+"""The policy: which worker is claimed, started or drained next. Pure: no I/O, no clock, no idea what a worker is.
 
     decision = decide(policy, sessions, workers, now)      # apply its actions in order, then decide again at any change
 
@@ -76,7 +76,7 @@ class Policy:
     warm: int
     idle_timeout: float
     warm_not_before: float = 0.0
-    """Back-off for spares: none is started before this time. Set it when one died unclaimed, or they start in a loop."""
+    """Back-off for spares: none is started before this time. Set it when one died unclaimed, or they loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ def decide(policy: Policy, sessions: Iterable[Session], workers: Iterable[Worker
     everyone = len(unserved) == len(claims) + len(starts)
     missing = min(policy.warm - len(pool.spares), policy.size - len(workers) - len(starts)) if everyone else 0
     warm = [StartWarm()] * missing if policy.warm_not_before <= now else []
-    moved = {a.session for a in (*claims, *starts)}
+    moved = {c.session for c in claims} | {s.session for s in starts}
     queue = [Queue(s.name, i) for i, s in enumerate((s for s in line if s.name not in moved), start=1)]
 
     wakes = [w.last_active + policy.idle_timeout for w in pool.idle if policy.idle_timeout > 0]
@@ -219,7 +219,7 @@ def _due(policy: Policy, sessions: Sequence[Session], workers: Sequence[Worker],
             drains.append(Drain(w.name, "requested"))
         # The same sum as in `wake_at`: `now - last_active >= idle_timeout` may round the other way, and then the
         # caller would be woken for nothing, again and again.
-        elif w.state is WorkerState.READY and 0 < policy.idle_timeout and w.last_active + policy.idle_timeout <= now:
+        elif w.state is WorkerState.READY and policy.idle_timeout > 0 and w.last_active + policy.idle_timeout <= now:
             drains.append(Drain(w.name, "idle"))
     return drains
 

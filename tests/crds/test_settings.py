@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import pytest
 
 from claude_crds.settings import (
-    SettingsError, boolean, choice, integer, load, mapping, milliseconds, setting, table, words,
+    SettingsError,
+    boolean,
+    choice,
+    integer,
+    load,
+    mapping,
+    milliseconds,
+    setting,
+    table,
+    words,
 )  # fmt: skip
 
 

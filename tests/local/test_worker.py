@@ -20,13 +20,12 @@ from local.harness import (
     cli_pid,
     content,
     descendants,
-    eventually,
     events,
+    eventually,
     running_below,
     start_worker,
     streamed_text,
 )
-
 
 HANG = "tail -f /dev/null"
 """A command that never ends (the CLI refuses a long `sleep`)."""
@@ -37,6 +36,12 @@ def worker(model: Model, tmp_path: Path) -> Iterator[Running]:
     running = start_worker(model, tmp_path)
     yield running
     running.stop()
+
+
+def fails(client: httpx.Client) -> None:
+    """A request whose worker dies."""
+    with pytest.raises(httpx.HTTPError):
+        chat(client, "::say second")
 
 
 def until_idle(client: httpx.Client) -> None:
@@ -90,7 +95,10 @@ def test_tool_activity_goes_where_it_is_set_to(model: Model, tmp_path: Path, mod
 def test_system_messages_are_appended_to_the_prompt_of_a_booted_spare(worker: Running, model: Model) -> None:
     mark = model.mark()
     with worker.client() as client:
-        messages = [{"role": "system", "content": "Speak like a HARBOUR pilot."}, {"role": "user", "content": "::say aye"}]
+        messages = [
+            {"role": "system", "content": "Speak like a HARBOUR pilot."},
+            {"role": "user", "content": "::say aye"},
+        ]
         client.post("/v1/chat/completions", json={"messages": messages})
     system = model.log(after=mark)[-1]["system"]
     assert "Speak like a HARBOUR pilot." in system
@@ -173,7 +181,7 @@ def test_too_many_waiting_requests_are_refused(model: Model, tmp_path: Path) -> 
     with worker.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as running:
         lines = running.iter_lines()  # kept: httpx closes the stream when its iterator goes
         next(line for line in lines if '"go"' in line)
-        waiting = threading.Thread(target=lambda: pytest.raises(httpx.HTTPError, chat, client, "::say second"))
+        waiting = threading.Thread(target=fails, args=(client,))
         waiting.start()
         eventually(lambda: client.get("/status").json()["queued"] == 1)
         refused = chat(client, "::say third")

@@ -74,7 +74,9 @@ def test_several_new_messages_of_the_user_are_all_sent() -> None:
 
 @pytest.mark.parametrize("established", [False, True])
 def test_opencodes_title_request_is_an_aside_before_and_after_the_first_turn(established: bool) -> None:
-    known = knowing(("user", "fix it"), ("assistant", "done"), system="agent", had_tools=True) if established else Known(())
+    known = (
+        knowing(("user", "fix it"), ("assistant", "done"), system="agent", had_tools=True) if established else Known(())
+    )
     said = [("system", TITLE), ("user", "Generate a title for this conversation:\n"), ("user", "fix it")]
     rule = classify(request(*said), known, client_session=True)
     assert isinstance(rule, Aside)

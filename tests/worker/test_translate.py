@@ -13,7 +13,7 @@ from claude_worker.translate import Translator, describe_call
 
 
 def translator(**options: Any) -> Translator:
-    chosen = {"tool_activity": "reasoning", "include_usage": False} | options
+    chosen: dict[str, Any] = {"tool_activity": "reasoning", "include_usage": False} | options
     return Translator(ChunkWriter("chatcmpl-1", 1, "claude-code"), **chosen)
 
 
@@ -56,7 +56,9 @@ def test_texts_around_a_tool_call_are_paragraphs() -> None:
 
 def test_subagents_show_their_tools_but_not_their_text() -> None:
     use = event("content_block_start", "toolu_1", content_block={"type": "tool_use", "name": "Read", "id": "t"})
-    given = event("content_block_delta", "toolu_1", delta={"type": "input_json_delta", "partial_json": '{"file_path": "/a"}'})
+    given = event(
+        "content_block_delta", "toolu_1", delta={"type": "input_json_delta", "partial_json": '{"file_path": "/a"}'}
+    )
     inner = event("content_block_delta", "toolu_1", delta={"type": "text_delta", "text": "secret musings"})
     chunks = feed(translator(), inner, use, given, event("content_block_stop", "toolu_1"))
     assert deltas(chunks, "reasoning_content") == "\n> Read: /a\n"
@@ -85,7 +87,9 @@ def test_the_clis_cumulative_cost_becomes_the_turns(before: float, total: float,
     assert chunks[-1]["x_claude"]["cost_usd"] == pytest.approx(cost)
 
 
-@pytest.mark.parametrize(("stop", "finish"), [("end_turn", "stop"), ("max_tokens", "length"), ("refusal", "content_filter")])
+@pytest.mark.parametrize(
+    ("stop", "finish"), [("end_turn", "stop"), ("max_tokens", "length"), ("refusal", "content_filter")]
+)
 def test_finish_reasons(stop: str, finish: str) -> None:
     assert feed(translator(), text("a"), result(stop_reason=stop))[-1]["choices"][0]["finish_reason"] == finish
 
@@ -94,7 +98,11 @@ def test_an_answer_that_was_never_streamed_is_taken_from_the_assistant_frame() -
     """The CLI falls back to a request without streaming when streams keep breaking."""
     start = event("message_start") | {}
     start["event"]["message"] = {"id": "msg_1"}
-    streamed = {"type": "assistant", "uuid": "u1", "message": {"id": "msg_1", "content": [{"type": "text", "text": "a"}]}}
+    streamed = {
+        "type": "assistant",
+        "uuid": "u1",
+        "message": {"id": "msg_1", "content": [{"type": "text", "text": "a"}]},
+    }
     whole = {"type": "assistant", "uuid": "u2", "message": {"id": "msg_2", "content": [{"type": "text", "text": "b"}]}}
     t = translator()
     assert deltas(feed(t, start, text("a"), streamed, whole), "content") == "a\n\nb"

@@ -143,7 +143,9 @@ async def read_body(request: Request, limit: int) -> bytes:
 class WorkerApp:
     """The endpoints. All but `/healthz` and `/readyz` need the bearer token."""
 
-    def __init__(self, settings: WorkerSettings, conversation: Conversation, ledger: Ledger, status: Status, token: str):
+    def __init__(
+        self, settings: WorkerSettings, conversation: Conversation, ledger: Ledger, status: Status, token: str
+    ):
         self._settings = settings
         self._conversation = conversation
         self._ledger = ledger

@@ -41,7 +41,10 @@ def _message_blocks(message: Message) -> list[Block]:
 def _image(part: Part) -> Block:
     url = part.image_url.url if part.image_url else ""
     if found := _DATA_URI.match(url):
-        return {"type": "image", "source": {"type": "base64", "media_type": found[1], "data": "".join(found[2].split())}}
+        return {
+            "type": "image",
+            "source": {"type": "base64", "media_type": found[1], "data": "".join(found[2].split())},
+        }
     if url.startswith(("http://", "https://")):
         return {"type": "image", "source": {"type": "url", "url": url}}
     raise bad_request("An image must be an http(s) address or a base64 data: URI of png, jpeg, gif or webp.",

@@ -14,8 +14,8 @@ _FULL = 4 * 1024 * 1024
 class Outbox:
     """What one client has yet to be sent, and how it ends.
 
-    Everything put in between two takes leaves as one write. With `keepalive` seconds, silence of that length puts an SSE
-    comment in.
+    Everything put in between two takes leaves as one write. With `keepalive` seconds, silence of that length puts an
+    SSE comment in.
     """
 
     def __init__(self, keepalive: float | None = None) -> None:

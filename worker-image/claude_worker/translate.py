@@ -1,8 +1,9 @@
 """From the CLI's frames to one OpenAI completion: a small state machine without I/O.
 
-Text deltas become `content`, thinking becomes `reasoning_content`, tool calls become a line each (as reasoning, as text,
-or not at all). Frames of subagents (`parent_tool_use_id`) show their tool calls only. An `assistant` frame repeats what the
-deltas of the same message id said, unless the CLI fell back to a request without streaming: then it is all there is.
+Text deltas become `content`, thinking becomes `reasoning_content`, tool calls become a line each (as reasoning, as
+text, or not at all). Frames of subagents (`parent_tool_use_id`) show their tool calls only. An `assistant` frame repeats
+what the deltas of the same message id said, unless the CLI fell back to a request without streaming: then it is all
+there is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,18 @@ from claude_worker.frames import Block, Event, Frame, assistant_message, tool_er
 from claude_worker.openai.chunks import DONE, ChunkWriter, UsageView
 from claude_worker.openai.errors import ApiError, model_failure
 
-_TOOL_SUBJECTS = ("command", "file_path", "path", "pattern", "url", "query", "description", "prompt", "skill", "subject")
+_TOOL_SUBJECTS = (
+    "command",
+    "file_path",
+    "path",
+    "pattern",
+    "url",
+    "query",
+    "description",
+    "prompt",
+    "skill",
+    "subject",
+)
 _SYNTHETIC = "<synthetic>"
 _LINE_MAX = 200
 _FINISH = {"max_tokens": "length", "refusal": "content_filter", "model_context_window_exceeded": "length"}
@@ -63,9 +75,9 @@ class Translator:
         if frame.type == "assistant" and frame.parent_tool_use_id is None:
             self.last_uuid = frame.uuid or self.last_uuid
             return self._unstreamed(frame)
-        elif frame.type == "user":
+        if frame.type == "user":
             return b"".join(self._activity(f"failed: {e}") for e in tool_errors(frame))
-        elif frame.type == "result":
+        if frame.type == "result":
             return self._result(frame)
         return b""
 

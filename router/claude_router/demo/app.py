@@ -125,7 +125,9 @@ class DemoModel:
             "model": request.get("model"),
             "system": system if isinstance(system, str) else "\n".join(b.get("text", "") for b in system),
             "prompts": prompts(request),
-            "messages": [{"role": m["role"], "text": "\n".join(texts_of(m["content"]))} for m in request.get("messages", [])],
+            "messages": [
+                {"role": m["role"], "text": "\n".join(texts_of(m["content"]))} for m in request.get("messages", [])
+            ],
             "tools": [t.get("name") for t in request.get("tools", [])],
             "metadata": request.get("metadata", {}),
         })  # fmt: skip
@@ -151,9 +153,7 @@ class DemoModel:
         message = answer(request)
         if error := self._error(message, request):
             return error
-        message = Message(
-            tuple(s for s in message.steps if s.verb != "status"), message.tool_name, message.tool_input
-        )
+        message = Message(tuple(s for s in message.steps if s.verb != "status"), message.tool_name, message.tool_input)
         if not request.get("stream"):
             if any(s.verb == "cut" for s in message.steps):
                 # The CLI falls back to a whole answer when streams keep breaking; that breaks as well.

@@ -61,7 +61,8 @@ class Message:
 def texts_of(content: Any) -> list[str]:
     """The texts that the user wrote in a message's content, one a block.
 
-    The CLI merges consecutive user messages into one with several blocks, and adds blocks of its own; those are left out.
+    The CLI merges consecutive user messages into one with several blocks, and adds blocks of its own; those are left
+    out.
     """
     if isinstance(content, str):
         blocks = [content]
@@ -148,4 +149,6 @@ def answer(request: Json) -> Message:
     message = messages[min(_calls_since_prompt(request.get("messages", [])), len(messages) - 1)]
     recalled = json.dumps(asked[:-1], ensure_ascii=False)
     steps = tuple(Step("say", recalled) if s.verb == "recall" else s for s in message.steps)
-    return Message(steps or (() if message.tool_name else (Step("say", "Done."),)), message.tool_name, message.tool_input)
+    return Message(
+        steps or (() if message.tool_name else (Step("say", "Done."),)), message.tool_name, message.tool_input
+    )

@@ -1,7 +1,7 @@
 """Completion objects: the bytes of SSE chunks and of whole answers.
 
-Shapes: OpenAI's chat completion reference. `reasoning_content` is the field that the AI SDK's openai-compatible provider
-(opencode) reads reasoning from; `x_claude` is our own.
+Shapes: OpenAI's chat completion reference. `reasoning_content` is the field that the AI SDK's openai-compatible
+provider (opencode) reads reasoning from; `x_claude` is our own.
 """
 
 from __future__ import annotations

@@ -98,7 +98,9 @@ def _from_validation(error: msgspec.ValidationError) -> ApiError:
     if missing:
         where = f"{path}.{missing[1]}" if path else missing[1]
         return bad_request(f"'{where}' is required.", code="missing_required_parameter", param=where)
-    return bad_request(f"Invalid value for '{path}': {message[0].lower()}{message[1:]}.", code="invalid_type", param=path)
+    return bad_request(
+        f"Invalid value for '{path}': {message[0].lower()}{message[1:]}.", code="invalid_type", param=path
+    )
 
 
 def _check_message(message: Message, where: str) -> None:
@@ -143,10 +145,11 @@ def parse(body: bytes) -> ChatRequest:
     if request.n not in (None, 1):
         raise bad_request("'n' must be 1: a conversation has one continuation.", code="unsupported_value", param="n")
     last = request.messages[-1]
+    where = f"messages[{len(request.messages) - 1}]"
     if last.role != "user":
         raise bad_request(f"The last message must have the role 'user'; it has {last.role!r}.",
-                          code="last_message_not_user", param=f"messages[{len(request.messages) - 1}].role")  # fmt: skip
+                          code="last_message_not_user", param=f"{where}.role")  # fmt: skip
     if last.content is None or (isinstance(last.content, str) and not last.content.strip()) or last.content == []:
         raise bad_request("The last message is empty.", code="empty_message",
-                          param=f"messages[{len(request.messages) - 1}].content")  # fmt: skip
+                          param=f"{where}.content")  # fmt: skip
     return request

@@ -1,0 +1,110 @@
+# A newcomer needs two targets: `make run` and `make test`. `make help` lists the rest.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+TOOLS := .tools
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+
+ENV_READY := $(VENV)/ready
+NPM_READY := $(TOOLS)/npm/ready
+LITELLM_READY := $(TOOLS)/litellm/ready
+SOURCES := crds operator router worker-image
+export PYTHONPATH := crds:operator:router:worker-image:tests
+PYTEST := $(BIN)/python -m pytest
+
+##@ Use
+
+.PHONY: run
+run: $(ENV_READY) ## Serve the endpoint on http://localhost:3000/v1 (without a key: a scripted demo model)
+	@exec $(BIN)/python -m claude_router
+
+.PHONY: dev
+dev: $(ENV_READY) ## The same, started anew at every change of the sources
+	@exec $(BIN)/watchfiles --filter python --sigint-timeout 30 '$(BIN)/python -m claude_router' $(SOURCES)
+
+##@ Test
+
+.PHONY: test
+test: check test-unit test-local test-container ## Everything: checks, unit tests, real CLI and clients, container
+
+.PHONY: check
+check: $(ENV_READY) ## Format, lint, types, layering, lock and documentation
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(PYTEST) -q tests/test_layering.py tests/test_tree.py
+
+.PHONY: test-unit
+test-unit: $(ENV_READY) ## Fast tests: no CLI, no network but loopback
+	@$(PYTEST) -q tests/crds tests/operator tests/router tests/worker
+
+.PHONY: test-local
+test-local: $(ENV_READY) $(NPM_READY) ## The real CLI with real clients and a scripted model
+	@$(PYTEST) -q tests/local tests/test_readme.py tests/bench
+
+.PHONY: test-container
+test-container: $(ENV_READY) ## The image, built with buildah and run; the compose file
+	@$(PYTEST) -q tests/container
+
+.PHONY: bench
+bench: $(ENV_READY) $(NPM_READY) $(LITELLM_READY) ## Every figure beside its limit; writes docs/performance.md
+	@$(BIN)/python -m bench
+
+##@ Maintain
+
+.PHONY: format
+format: $(ENV_READY) ## Format the sources, and mend what the linter can
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
+
+.PHONY: docs
+docs: $(ENV_READY) ## Write the settings table of the README anew
+	@$(BIN)/python -m readme
+
+.PHONY: lock
+lock: $(ENV_READY) ## Resolve all dependencies anew into the lock files
+	@$(BIN)/uv pip compile pyproject.toml --extra dev $(LOCK) -o requirements.lock
+	@$(BIN)/uv pip compile pyproject.toml --extra local $(LOCK) -c requirements.lock -o requirements-local.lock
+	@$(BIN)/uv pip compile tests/bench/litellm.in --override tests/bench/litellm.override $(LOCK) -o tests/bench/litellm.lock
+	@cd tests/npm && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund --silent
+
+LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --upgrade
+
+.PHONY: clean
+clean: ## Remove what the targets above made in this folder
+	@rm -rf $(VENV) $(TOOLS) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+# --- what the targets need -------------------------------------------------------------------------------------------
+
+$(ENV_READY): requirements.lock pyproject.toml
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or later is needed (set PYTHON=…)." >&2; exit 1; }
+	@echo "making the environment in $(VENV) …"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(NPM_READY): tests/npm/package-lock.json
+	@command -v npm >/dev/null || { echo "Node.js with npm is needed for the client tests." >&2; exit 1; }
+	@echo "installing the clients' packages in $(TOOLS)/npm …"
+	@mkdir -p $(TOOLS)/npm && cp tests/npm/package.json tests/npm/package-lock.json $(TOOLS)/npm/
+	@cd $(TOOLS)/npm && npm install --no-audit --no-fund --silent
+	@touch $@
+
+$(LITELLM_READY): tests/bench/litellm.lock
+	@echo "installing LiteLLM in $(TOOLS)/litellm …"
+	@rm -rf $(TOOLS)/litellm && mkdir -p $(TOOLS) && $(PYTHON) -m venv $(TOOLS)/litellm
+	@$(TOOLS)/litellm/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
+	@touch $@

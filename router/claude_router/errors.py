@@ -1,0 +1,138 @@
+"""The router's own errors, as the client sees them: what happened, to which conversation, what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from claude_worker.openai.errors import ApiError
+
+
+def pool_exhausted(name: str, waited: float, detail: str = "") -> ApiError:
+    """No worker became free in `waited` seconds."""
+    more = f" The last worker that was tried refused: {detail}" if detail else ""
+    return ApiError(
+        503,
+        f"No worker became free for conversation {name} within {waited:.0f} s: all are busy."
+        f" Try again later, or raise POOL_SIZE or QUEUE_TIMEOUT_MS.{more}",
+        code="pool_exhausted",
+        retry_after=max(1.0, min(waited, 30.0)),
+    )
+
+
+def session_failed(name: str, reason: str) -> ApiError:
+    """The conversation's worker cannot be started."""
+    return ApiError(502, f"Conversation {name} cannot be served: {reason}", code="session_failed", retry=False)
+
+
+def conversation_queue_full(name: str, waiting: int) -> ApiError:
+    """Too many requests wait for one conversation's worker."""
+    return ApiError(
+        429,
+        f"{waiting} requests already wait for conversation {name}; it runs one turn at a time."
+        " Wait for its answers, or raise MAX_QUEUE.",
+        code="conversation_queue_full",
+        retry_after=1,
+    )
+
+
+def worker_lost(name: str) -> ApiError:
+    """The connection to the worker broke after the request had been sent: the turn may have run."""
+    return ApiError(
+        502,
+        f"The worker of conversation {name} was lost during the turn. The conversation is kept up to there;"
+        " ask it what was done before you send this again.",
+        code="worker_lost",
+        retry=False,
+    )
+
+
+def worker_bad_answer(name: str, status: int) -> ApiError:
+    """The worker answered something that is neither an event stream nor an error object."""
+    return ApiError(
+        502, f"The worker of conversation {name} gave an unexpected answer (HTTP {status}).", code="worker_bad_answer"
+    )
+
+
+def shutting_down() -> ApiError:
+    """The server stops."""
+    return ApiError(
+        503, "The server is shutting down. Send this again in a moment.", code="server_shutting_down", retry_after=1
+    )
+
+
+def body_too_large(limit: int) -> ApiError:
+    """The request's body is over the limit, in bytes."""
+    return ApiError(413, f"The request's body is larger than {limit} bytes (MAX_BODY_BYTES).", code="body_too_large")
+
+
+def model_not_found(model: str, offered: Sequence[str]) -> ApiError:
+    """A model that is not offered."""
+    shown = model if len(model) <= 100 else model[:100] + "…"
+    return ApiError(
+        404,
+        f"The model '{shown}' does not exist here. Offered: {', '.join(offered)}.",
+        code="model_not_found",
+        param="model",
+    )
+
+
+def conversation_not_found(conversation_id: str) -> ApiError:
+    """An id that no conversation has."""
+    return ApiError(
+        404,
+        f"No conversation has the id {conversation_id!r}. GET /conversations lists them.",
+        code="conversation_not_found",
+        param="conversation_id",
+    )
+
+
+def unknown_path(method: str) -> ApiError:
+    """A path that leads nowhere. It is not repeated: it is the client's text, and may be anything."""
+    return ApiError(404, f"Unknown path for {method}. See /docs for what there is.", code="unknown_path")
+
+
+def method_not_allowed(method: str, allowed: str) -> ApiError:
+    """A known path, the wrong method; `allowed` as in the header `Allow`."""
+    return ApiError(
+        405, f"{method} is not allowed here; use {allowed}.", code="method_not_allowed", headers={"allow": allowed}
+    )
+
+
+def invalid_parameter(problems: Sequence[Any]) -> ApiError:
+    """FastAPI's list of what is wrong with a query or path parameter."""
+    first = problems[0] if problems else {}
+    param = str(first.get("loc", ("?",))[-1])
+    return ApiError(
+        400, f"Invalid value for '{param}': {first.get('msg', 'invalid')}.", code="invalid_parameter", param=param
+    )
+
+
+def internal_error() -> ApiError:
+    """Something unforeseen; the log has the traceback, the client learns nothing of it."""
+    return ApiError(500, "Internal server error. The server's log says more.", code="internal_error")
+
+
+class _Object(msgspec.Struct):
+    message: str
+    type: str = "server_error"
+    param: str | None = None
+    code: str | None = None
+
+
+class _Envelope(msgspec.Struct):
+    error: _Object
+
+
+_decode = msgspec.json.Decoder(_Envelope).decode
+
+
+def from_worker(status: int, body: bytes, name: str) -> ApiError:
+    """The error in a worker's answer, to be told in another form than the worker's."""
+    try:
+        found = _decode(body).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return worker_bad_answer(name, status)
+    return ApiError(status, found.message, code=found.code, param=found.param, kind=found.type)

@@ -1,0 +1,73 @@
+"""What `make run` prints: where it is, what to try, what is in force."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from claude_router.settings import DEFAULT_MODEL, RouterSettings
+
+_DEMO = """\
+*** No credentials for a model: serving the built-in SCRIPTED DEMO MODEL. ***
+*** The Claude Code CLI is real, its answers are not. Set ANTHROPIC_API_KEY  ***
+*** (or ANTHROPIC_AUTH_TOKEN, or Bedrock's or Vertex's variables) for a model. ***"""
+
+
+def url_of(host: str, port: int) -> str:
+    """The address to type; a wildcard address is shown as `localhost`."""
+    shown = "localhost" if host in ("0.0.0.0", "::", "127.0.0.1", "::1") else host
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+
+def opencode_snippet(settings: RouterSettings, url: str) -> str:
+    """The provider for opencode.json."""
+    key = {"apiKey": "<one of API_KEYS>"} if settings.api_keys else {}
+    provider = {
+        "npm": "@ai-sdk/openai-compatible",
+        "name": "Claude Code",
+        "options": {"baseURL": f"{url}/v1", **key},
+        "models": {name: {"name": name} for name in settings.model_ids},
+    }
+    return json.dumps({"provider": {"claude-code": provider}, "model": f"claude-code/{DEFAULT_MODEL}"})
+
+
+def banner(settings: RouterSettings, url: str, *, demo: bool, permission_note: str) -> str:
+    """The text, without a final newline."""
+    workspaces = settings.workspace_path or "inside each session's folder"
+    if settings.workspace_path:
+        workspaces = f"{workspaces} ({'one folder each' if settings.workspace_per_conversation else 'one for all'})"
+    body = json.dumps({"model": DEFAULT_MODEL, "messages": [{"role": "user", "content": "Hello! Where are you?"}]})
+    key = "-H 'Authorization: Bearer <one of API_KEYS>' " if settings.api_keys else ""
+    lines = [
+        *([_DEMO] if demo else []),
+        f"Claude Code API on {url}/v1  (docs: {url}/docs)",
+        f"Try:         curl -s {url}/v1/chat/completions {key}-H 'X-Conversation-ID: first' -d '{body}'",
+        f"opencode:    put this into opencode.json: {opencode_snippet(settings, url)}",
+        f"Sessions:    {settings.sessions_path}",
+        f"Workspaces:  {workspaces}",
+        f"Permissions: {settings.permission_mode}{permission_note}",
+        "Ctrl-C suspends every conversation and ends; a second one ends at once.",
+    ]
+    return "\n".join(lines)
+
+
+def permission_problem(settings: RouterSettings, *, explicit: bool) -> str | None:
+    """Why the CLI would refuse to start: it does, as root with every permission. None when it would not.
+
+    `explicit`: PERMISSION_MODE was set, so nothing may be put in its place.
+    """
+    if settings.permission_mode != "bypassPermissions" or os.geteuid() != 0 or os.environ.get("IS_SANDBOX"):
+        return None
+    if explicit:
+        return (
+            "PERMISSION_MODE='bypassPermissions': Claude Code refuses it for root. Run as another user, "
+            "or set IS_SANDBOX=1 if this machine is a sandbox that it may do anything in"
+        )
+    return ", because this is root: commands that Claude Code would ask about are refused. For all permissions run as \
+another user, or set IS_SANDBOX=1 if this machine is a sandbox"
+
+
+def complain(message: str) -> None:
+    """One line on standard error."""
+    print(f"claude_router: {message}", file=sys.stderr, flush=True)

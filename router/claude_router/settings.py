@@ -1,0 +1,142 @@
+"""Settings of the router and of the local pool: each once, named the same here, in the environment and in the docs.
+
+    settings = load(RouterSettings, os.environ)     # SettingsError names variable, value and what is allowed
+
+Durations are milliseconds in the environment and seconds (float) in the program.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from claude_crds.settings import (
+    Kind,
+    SettingsError,
+    boolean,
+    choice,
+    integer,
+    mapping,
+    milliseconds,
+    setting,
+    text,
+    words,
+)
+
+DEFAULT_MODEL = "claude-code"
+"""The model name that is always offered; `MODEL` says what it stands for."""
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+_API_KEY = re.compile(r"[!-~]{8,}")
+_DEFAULT_MODELS = {"claude-code-opus": "opus", "claude-code-sonnet": "sonnet", "claude-code-haiku": "haiku"}
+
+
+def model_names() -> Kind[Mapping[str, str]]:
+    """`name=model` pairs. A name may not hold `:` (a conversation id follows it) nor be `claude-code` (see `MODEL`)."""
+    pairs = mapping()
+
+    def parse(value: str) -> Mapping[str, str]:
+        models = pairs.parse(value)
+        if not all(_MODEL_NAME.fullmatch(name) and name != DEFAULT_MODEL for name in models):
+            raise ValueError
+        return models
+
+    return Kind(parse, f"{pairs.allowed}; names of letters, digits and . _ / - other than {DEFAULT_MODEL}")
+
+
+def api_keys() -> Kind[tuple[str, ...]]:
+    """Keys that fit in an `Authorization` header and cannot be guessed at once."""
+    keys = words()
+
+    def parse(value: str) -> tuple[str, ...]:
+        parsed = keys.parse(value)
+        if not all(_API_KEY.fullmatch(key) for key in parsed):
+            raise ValueError
+        return parsed
+
+    return Kind(parse, f"{keys.allowed} of keys, each at least 8 printable ASCII characters without blanks")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSettings:
+    """What an operator of the endpoint can set. Raises SettingsError when two settings contradict each other."""
+
+    host: str = setting("HOST", "127.0.0.1", text(), "Address to listen on.")
+    port: int = setting("PORT", 3000, integer(0, 65535), "Port to listen on; 0 takes any free one.")
+    api_keys: tuple[str, ...] = setting(
+        "API_KEYS", (), api_keys(), "Keys that clients must send as `Authorization: Bearer …`; none: open.", secret=True
+    )
+    pool_size: int = setting("POOL_SIZE", 5, integer(1, 10_000), "Most live workers, warm spares included.")
+    warm_workers: int = setting("WARM_WORKERS", 1, integer(0, 10_000), "Spares kept booted, inside the pool's size.")
+    idle_timeout: float = setting(
+        "IDLE_TIMEOUT_MS", 300.0, milliseconds(), "Suspend a conversation idle for this long; 0: never."
+    )
+    queue_timeout: float = setting(
+        "QUEUE_TIMEOUT_MS", 30.0, milliseconds(), "Longest wait for a worker; then 503 with `Retry-After`."
+    )
+    max_queue: int = setting(
+        "MAX_QUEUE", 16, integer(0, 10_000), "Requests that may wait behind a conversation's running one; then 429."
+    )
+    turn_timeout: float = setting("TURN_TIMEOUT_MS", 3600.0, milliseconds(1), "Longest turn; then it is interrupted.")
+    keepalive: float = setting(
+        "KEEPALIVE_MS", 5.0, milliseconds(10), "A silent stream gets a `: keepalive` comment this often."
+    )
+    max_body_bytes: int = setting("MAX_BODY_BYTES", 32 * 1024 * 1024, integer(1024, 2**31), "Largest request body.")
+    shutdown_grace: float = setting(
+        "SHUTDOWN_GRACE_MS", 30.0, milliseconds(), "On shutdown, how long running turns may still take."
+    )
+    sessions_dir: str = setting(
+        "SESSIONS_DIR", "~/.claude-code-api/sessions", text(), "Folder of the conversations' memory."
+    )
+    workspace_dir: str = setting(
+        "WORKSPACE_DIR", "", text(), "Folder Claude Code works in; empty: inside each conversation's own folder."
+    )
+    workspace_per_conversation: bool = setting(
+        "WORKSPACE_PER_CONVERSATION", True, boolean(), "A folder for each conversation below it, or one for all."
+    )
+    permission_mode: str = setting(
+        "PERMISSION_MODE",
+        "bypassPermissions",
+        choice("bypassPermissions", "acceptEdits", "auto", "dontAsk", "manual", "plan"),
+        "What Claude Code may do without asking; nobody is there to be asked.",
+    )
+    models: Mapping[str, str] = setting(
+        "MODELS", _DEFAULT_MODELS, model_names(), "Model names offered beside `claude-code`, and what each stands for."
+    )
+    model: str = setting("MODEL", "", text(), "What `claude-code` stands for; empty: Claude Code's own default.")
+    tool_activity: str = setting(
+        "TOOL_ACTIVITY",
+        "reasoning",
+        choice("reasoning", "text", "off"),
+        "Where the use of tools is shown in an answer.",
+    )
+    system_prompt_mode: str = setting(
+        "SYSTEM_PROMPT_MODE",
+        "append",
+        choice("append", "replace", "ignore"),
+        "What a client's system message does to Claude Code's own.",
+    )
+    log_format: str = setting("LOG_FORMAT", "text", choice("text", "json"), "Format of the log on standard error.")
+
+    def __post_init__(self) -> None:
+        if self.warm_workers > self.pool_size:
+            raise SettingsError(
+                f"WARM_WORKERS={self.warm_workers}: must be at most POOL_SIZE ({self.pool_size}), which includes them"
+            )
+
+    @property
+    def sessions_path(self) -> Path:
+        """`SESSIONS_DIR`, absolute."""
+        return Path(self.sessions_dir).expanduser().absolute()
+
+    @property
+    def workspace_path(self) -> Path | None:
+        """`WORKSPACE_DIR`, absolute; None: inside each conversation's own folder."""
+        return Path(self.workspace_dir).expanduser().absolute() if self.workspace_dir else None
+
+    @property
+    def model_ids(self) -> tuple[str, ...]:
+        """Every model name a client may ask for, the default first."""
+        return (DEFAULT_MODEL, *self.models)

@@ -1,0 +1,157 @@
+"""What the small endpoints answer, as OpenAI shapes its objects; times are Unix seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+from starlette.responses import Response
+
+from claude_router.sessions import Phase, PoolStats, SessionView
+
+
+class ModelView(msgspec.Struct):
+    """One model name."""
+
+    id: str
+    created: int
+    object: Literal["model"] = "model"
+    owned_by: str = "claude-code-api"
+
+
+class ModelList(msgspec.Struct):
+    """`GET /v1/models`."""
+
+    data: list[ModelView]
+    object: Literal["list"] = "list"
+
+
+class TokenUsage(msgspec.Struct):
+    """Tokens so far; the input includes what came from the prompt cache."""
+
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+
+
+class ConversationView(msgspec.Struct):
+    """One conversation. `name` is what logs, and the resources on a cluster, call it."""
+
+    id: str
+    name: str
+    phase: Phase
+    busy: bool
+    created: float
+    last_active: float
+    turns: int
+    usage: TokenUsage
+    cost_usd: float
+    workspace: str
+    claude_session_id: str
+    message: str
+    object: Literal["conversation"] = "conversation"
+
+
+class ConversationList(msgspec.Struct):
+    """`GET /conversations`: in order of `name`. The next page is `?after=<last_id>`."""
+
+    data: list[ConversationView]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+    object: Literal["list"] = "list"
+
+
+class ConversationGone(msgspec.Struct):
+    """`DELETE /conversations/{id}`: suspended (memory and files kept), or purged."""
+
+    id: str
+    suspended: bool
+    purged: bool
+    object: Literal["conversation"] = "conversation"
+
+
+class PoolView(msgspec.Struct):
+    """The pool at this moment, in workers and conversations."""
+
+    size: int
+    live: int
+    busy: int
+    warm: int
+    suspended: int
+    queued: int
+
+
+class ErrorView(msgspec.Struct):
+    """OpenAI's error object."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(msgspec.Struct):
+    """The body of every error."""
+
+    error: ErrorView
+
+
+class Health(msgspec.Struct, omit_defaults=True):
+    """`GET /health`; `error` is there with status 503 only."""
+
+    status: Literal["ok", "failing", "draining"]
+    version: str
+    cli_version: str
+    uptime_seconds: float
+    running_requests: int
+    pool: PoolView
+    error: ErrorView | None = None
+
+
+def conversation(view: SessionView) -> ConversationView:
+    """A session as the API shows it."""
+    usage = view.usage
+    return ConversationView(
+        id=view.key.id,
+        name=view.key.name,
+        phase=view.phase,
+        busy=view.busy,
+        created=view.created,
+        last_active=view.last_active,
+        turns=view.turns,
+        usage=TokenUsage(usage.input_tokens, usage.output_tokens, usage.cached_tokens),
+        cost_usd=view.usage.cost_usd,
+        workspace=view.workspace,
+        claude_session_id=view.claude_session_id,
+        message=view.message,
+    )
+
+
+def page(views: Sequence[SessionView], limit: int) -> ConversationList:
+    """Up to `limit` of the sessions; one more than that says that there are more."""
+    data = [conversation(view) for view in views[:limit]]
+    return ConversationList(
+        data=data,
+        has_more=len(views) > limit,
+        first_id=data[0].id if data else None,
+        last_id=data[-1].id if data else None,
+    )
+
+
+def health(stats: PoolStats, *, version: str, uptime: float, running: int, draining: bool) -> Health:
+    """The state of the whole; anything but "ok" goes with 503."""
+    error = None
+    if stats.error:
+        error = ErrorView(stats.error, "server_error", None, "workers_cannot_start")
+    elif draining:
+        error = ErrorView("The server is shutting down.", "server_error", None, "server_shutting_down")
+    pool = PoolView(stats.size, stats.live, stats.busy, stats.warm, stats.suspended, stats.queued)
+    status: Literal["ok", "failing", "draining"] = "failing" if stats.error else "draining" if draining else "ok"
+    return Health(status, version, stats.cli_version, round(uptime, 3), running, pool, error)
+
+
+def json_response(body: Any, status: int = 200) -> Response:
+    """Any of the above as an HTTP answer."""
+    return Response(msgspec.json.encode(body), status, media_type="application/json")

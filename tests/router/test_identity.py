@@ -1,0 +1,142 @@
+"""Which conversation a request belongs to."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from claude_crds.names import CONVERSATION_ID_MAX
+from claude_router.identity import Identity, decode_id, header_value, identify, split_model
+from claude_router.sessions import ConversationKey
+from claude_worker.openai.errors import ApiError
+from claude_worker.openai.request import ChatRequest, parse
+
+ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=CONVERSATION_ID_MAX)
+any_text = st.text(st.characters(), max_size=CONVERSATION_ID_MAX)  # lone surrogates too
+
+
+def request(**more: Any) -> ChatRequest:
+    body = {"model": "claude-code", "messages": [{"role": "user", "content": "x"}], **more}
+    return parse(msgspec.json.encode(body))
+
+
+HEADERS = {b"x-conversation-id": b"first", b"x-session-id": b"third", b"x-session-affinity": b"fourth"}
+BODY = {"model": "claude-code-opus:second", "conversation_id": "fifth", "metadata": {"conversation_id": "sixth"}}
+
+
+def test_the_order() -> None:
+    headers, body = dict(HEADERS), dict(BODY)
+    assert identify(headers, request(**body)) == Identity("first", "claude-code-opus", "header")
+    del headers[b"x-conversation-id"]
+    assert identify(headers, request(**body)) == Identity("second", "claude-code-opus", "model")
+    body["model"] = "claude-code-opus"
+    assert identify(headers, request(**body)) == Identity("third", "claude-code-opus", "session-header")
+    del headers[b"x-session-id"]
+    assert identify(headers, request(**body)) == Identity("fourth", "claude-code-opus", "session-header")
+    del headers[b"x-session-affinity"]
+    assert identify(headers, request(**body)) == Identity("fifth", "claude-code-opus", "body")
+    del body["conversation_id"]
+    assert identify(headers, request(**body)) == Identity("sixth", "claude-code-opus", "body")
+    del body["metadata"]
+    generated = identify(headers, request(**body))
+    assert generated.source == "generated"
+    assert re.fullmatch(r"conv_[0-9a-f]{32}", generated.id)
+    assert identify(headers, request(**body)).id != generated.id
+
+
+def test_empty_counts_as_absent() -> None:
+    headers = dict.fromkeys(HEADERS, b"")
+    body = {"model": "claude-code:", "conversation_id": "", "metadata": {"conversation_id": ""}}
+    found = identify(headers, request(**body))
+    assert (found.source, found.model) == ("generated", "claude-code")
+    assert identify(headers, request(conversation_id=None, metadata=None)).source == "generated"
+
+
+def test_a_suffix_may_hold_anything() -> None:
+    assert split_model("claude-code:a:b/c d") == ("claude-code", "a:b/c d")
+    assert split_model("claude-code") == ("claude-code", "")
+
+
+@pytest.mark.parametrize(
+    ("headers", "more", "param"),
+    [
+        ({b"x-conversation-id": b"x" * 257}, {}, "X-Conversation-ID"),
+        ({}, {"model": "claude-code:" + "x" * 257}, "model"),
+        ({b"x-session-id": "ü".encode() * 257}, {}, "x-session-id"),
+        ({b"x-session-affinity": b"\xff" * 257}, {}, "x-session-affinity"),
+        ({}, {"conversation_id": "x" * 257}, "conversation_id"),
+        ({}, {"metadata": {"conversation_id": "x" * 257}}, "metadata.conversation_id"),
+    ],
+)
+def test_too_long(headers: dict[bytes, bytes], more: dict[str, Any], param: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        identify(headers, request(**more))
+    error = refused.value
+    assert (error.status, error.code, error.param) == (400, "conversation_id_too_long", param)
+    assert "257" in error.message
+
+
+def test_the_limit_counts_characters_not_bytes() -> None:
+    longest = "😀" * CONVERSATION_ID_MAX
+    assert identify({b"x-conversation-id": longest.encode()}, request()).id == longest
+
+
+@pytest.mark.parametrize("value", [7, ["a"], {"a": 1}, True])
+def test_an_id_in_metadata_must_be_text(value: Any) -> None:
+    with pytest.raises(ApiError) as refused:
+        identify({}, request(metadata={"conversation_id": value}))
+    assert (refused.value.code, refused.value.param) == ("invalid_type", "metadata.conversation_id")
+    # but only if it is what decides
+    assert identify({}, request(conversation_id="a", metadata={"conversation_id": value})).id == "a"
+
+
+def test_percent_signs_stay() -> None:
+    assert identify({b"x-conversation-id": b"a%2Fb"}, request()).id == "a%2Fb"
+
+
+def test_header_bytes_that_are_not_utf8_are_latin1() -> None:
+    assert decode_id(b"caf\xe9") == "café"
+    assert decode_id("café".encode()) == "café"
+
+
+@given(ids)
+def test_every_way_to_send_an_id_leads_to_the_same_conversation(conversation_id: str) -> None:
+    ways = [
+        identify({b"x-conversation-id": conversation_id.encode()}, request()),
+        identify({b"x-session-id": conversation_id.encode()}, request()),
+        identify({}, request(model="claude-code:" + conversation_id)),
+        identify({}, request(conversation_id=conversation_id)),
+        identify({}, request(metadata={"conversation_id": conversation_id})),
+    ]
+    assert {way.id for way in ways} == {conversation_id}
+
+
+@given(st.binary(min_size=1, max_size=CONVERSATION_ID_MAX))
+def test_any_header_bytes_are_an_id(raw: bytes) -> None:
+    assert identify({b"x-conversation-id": raw}, request()).id == decode_id(raw)
+
+
+@given(ids, ids)
+def test_different_ids_are_different_conversations(one: str, other: str) -> None:
+    same = ConversationKey("default", one).name == ConversationKey("default", other).name
+    assert same == (one == other)
+
+
+@given(any_text)
+def test_an_answers_header_is_one_line_and_keeps_all_else(conversation_id: str) -> None:
+    value = header_value(conversation_id)
+    assert not re.search(rb"[\x00-\x1f\x7f]", value)
+    kept = re.sub(r"[\x00-\x1f\x7f]", lambda m: f"%{ord(m[0]):02X}", conversation_id)
+    assert value == kept.encode("utf-8", "surrogatepass")
+
+
+@given(any_text)
+def test_any_id_has_a_name_that_is_safe_in_paths(conversation_id: str) -> None:
+    name = ConversationKey("default", conversation_id).name
+    assert re.fullmatch(r"conv(-[a-z0-9]+)*-[a-z2-7]{10}", name)
+    assert len(name) <= 46

@@ -1,0 +1,49 @@
+"""Counting the turns that run."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from claude_router.running import Running
+from router.fakes import PATIENCE
+
+pytestmark = pytest.mark.asyncio
+
+
+async def test_idle_at_once() -> None:
+    assert await Running().idle(0.0)
+
+
+async def test_idle_when_the_last_one_ends() -> None:
+    running = Running()
+    first, second = asyncio.Event(), asyncio.Event()
+
+    async def turn(end: asyncio.Event) -> None:
+        with running:
+            await end.wait()
+
+    turns = [asyncio.create_task(turn(first)), asyncio.create_task(turn(second))]
+    await asyncio.sleep(0)
+    waiters = [asyncio.create_task(running.idle(PATIENCE)) for _ in range(2)]
+    first.set()
+    await turns[0]
+    assert running.count == 1
+    assert not any(waiter.done() for waiter in waiters)
+    second.set()
+    assert await asyncio.gather(*waiters) == [True, True]
+
+
+async def test_the_grace_ends() -> None:
+    running = Running()
+    with running:
+        assert not await running.idle(0.001)
+    assert await running.idle(PATIENCE)
+
+
+async def test_a_failed_turn_counts_down_as_well() -> None:
+    running = Running()
+    with pytest.raises(ValueError, match="x"), running:
+        raise ValueError("x")
+    assert running.count == 0
