@@ -14,6 +14,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 ENV_READY := $(VENV)/ready
 NPM_READY := $(TOOLS)/npm/ready
 LITELLM_READY := $(TOOLS)/litellm/ready
+ENGINE_READY := $(TOOLS)/engine-ready
+ENGINE_PACKAGES := buildah runc debootstrap
 SOURCES := crds operator router worker-image
 export PYTHONPATH := crds:operator:router:worker-image:tests
 PYTEST := $(BIN)/python -m pytest
@@ -49,7 +51,7 @@ test-local: $(ENV_READY) $(NPM_READY) ## The real CLI with real clients and a sc
 	@$(PYTEST) -q tests/local tests/test_readme.py tests/bench
 
 .PHONY: test-container
-test-container: $(ENV_READY) ## The image, built with buildah and run; the compose file
+test-container: $(ENV_READY) $(ENGINE_READY) ## The image, built with buildah and run; the compose file
 	@$(PYTEST) -q tests/container
 
 .PHONY: bench
@@ -108,3 +110,10 @@ $(LITELLM_READY): tests/bench/litellm.lock
 	@rm -rf $(TOOLS)/litellm && mkdir -p $(TOOLS) && $(PYTHON) -m venv $(TOOLS)/litellm
 	@$(TOOLS)/litellm/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
 	@touch $@
+
+$(ENGINE_READY):
+	@if ! command -v $(ENGINE_PACKAGES) >/dev/null || [ $$(command -v $(ENGINE_PACKAGES) | wc -l) -lt 3 ]; then \
+		[ $$(id -u) = 0 ] || { echo "The container test needs: $(ENGINE_PACKAGES)." >&2; exit 1; }; \
+		echo "installing $(ENGINE_PACKAGES) …"; \
+		apt-get update -qq && apt-get install -qq --yes --no-install-recommends $(ENGINE_PACKAGES) >/dev/null; fi
+	@mkdir -p $(TOOLS) && touch $@

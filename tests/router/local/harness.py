@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import aiohttp
 
 from claude_router.local.live import Live
 from claude_router.local.pool import LocalSessions, PoolLimits
+from claude_router.local.reconcile import Reconciler
 from claude_router.local.store import Store
 from claude_router.local.workers import Launch
 from claude_router.sessions import ConversationKey, Lease
@@ -39,7 +40,8 @@ class Pool:
     starts_file: Path
     broken: Path
     http: aiohttp.ClientSession
-    shifted: list[float] = field(default_factory=lambda: [0.0])
+    shifted: list[float]
+    rounds: Rounds
 
     async def acquire(self, conversation: str, wait: float = PATIENCE) -> Lease:
         deadline = asyncio.get_running_loop().time() + wait
@@ -80,12 +82,10 @@ class Pool:
         return self.worker(conversation).process.status
 
     async def until(self, true: Callable[[], Any]) -> Any:
-        """Wait for something that the pool learns: asked again whenever its bell rings."""
-        bell = self.sessions._workers.bell
+        """Wait for something that the pool learns: looked at after every round of its loop."""
         async with asyncio.timeout(PATIENCE):
             while not (found := true()):
-                waiting = asyncio.create_task(_rung(bell))
-                await waiting
+                await self.rounds.next()
             return found
 
     def starts(self) -> list[tuple[int, str]]:
@@ -100,10 +100,22 @@ class Pool:
         self.sessions._workers.bell.set()
 
 
-async def _rung(bell: asyncio.Event) -> None:
-    # The pool clears its bell when it begins a round, so this sees every ring but not its effect: hence the pass.
-    await bell.wait()
-    await asyncio.sleep(0)
+class Rounds:
+    """Tells of every round that the pool's loop has made."""
+
+    def __init__(self, reconciler: Reconciler) -> None:
+        self._made = asyncio.Event()
+        self._round = reconciler._round
+        reconciler._round = self._watched  # type: ignore[method-assign]
+
+    def _watched(self, now: float) -> float | None:
+        wake_at = self._round(now)
+        self._made.set()
+        self._made = asyncio.Event()
+        return wake_at
+
+    async def next(self) -> None:
+        await self._made.wait()
 
 
 @contextlib.asynccontextmanager
@@ -135,10 +147,11 @@ async def pool(
         PoolLimits(size, warm, idle_timeout, grace),
         clock=lambda: loop.time() + shifted[0],
     )
+    rounds = Rounds(sessions._reconciler)
     sessions.begin()
     async with aiohttp.ClientSession() as http:
         try:
-            yield Pool(sessions, store, starts, broken, http, shifted)
+            yield Pool(sessions, store, starts, broken, http, shifted, rounds)
         finally:
             await sessions.close(close_grace)
             store.close()
