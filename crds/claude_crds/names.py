@@ -6,6 +6,7 @@ tenant and id, is what tells two conversations apart.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import unicodedata
@@ -23,6 +24,7 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", ascii_text)[:_SLUG_MAX].strip("-")
 
 
+@functools.lru_cache(maxsize=4096)
 def session_name(tenant: str, conversation_id: str) -> str:
     """`conv-<slug>-<hash>`: at most 46 characters, the same for the same (tenant, id) on every router.
 

@@ -60,7 +60,6 @@ class ClientWatch:
     def __init__(self, receive: Receive) -> None:
         self.left = False
         self._receive = receive
-        self._active = True
 
     async def __aenter__(self) -> ClientWatch:
         task = asyncio.current_task()
@@ -72,15 +71,13 @@ class ClientWatch:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        # uvicorn says `http.disconnect` after a complete answer as well; by then the block has been left.
-        if self._active:
-            self.left = True
-            self._task.cancel()
+        self.left = True
+        self._task.cancel()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        self._active = False
+        # At once: uvicorn says `http.disconnect` after a complete answer as well.
         self._watcher.cancel()
         # Another cancellation (the server's own shutdown) may have come as well: that one goes on.
         return self.left and self._task.uncancel() == 0

@@ -255,6 +255,19 @@ async def test_a_client_that_left_is_logged_as_such(caplog: pytest.LogCaptureFix
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 
+async def test_a_bug_before_the_turn_is_answered_as_well(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: bytes) -> Any:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("claude_router.chat.parse", broken)
+    async with endpoint() as router:
+        answer = await router.chat()
+    assert (answer.status_code, error_of(answer)["code"]) == (500, "internal_error")
+    assert [r.message for r in caplog.records if r.levelno >= logging.ERROR] == ["chat request failed"]
+
+
 async def test_an_unforeseen_failure_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
     async with endpoint(RuntimeError("boom")) as router:
         answer = await router.chat()

@@ -91,11 +91,21 @@ async def test_the_watch_ends_its_block_when_the_client_leaves() -> None:
 
 async def test_the_watch_leaves_a_block_alone_that_ends_by_itself() -> None:
     client = Client()
+    before = asyncio.all_tasks()
     async with ClientWatch(client.receive) as watch:
         await asyncio.sleep(0)
-    client.leave.set()
+        client.leave.set()  # as uvicorn does when the answer is complete
     await asyncio.sleep(0)
     assert not watch.left
+    assert asyncio.all_tasks() == before, "nobody watches any more"
+
+
+async def test_the_watch_does_not_outlive_its_block() -> None:
+    before = asyncio.all_tasks()
+    async with ClientWatch(Client().receive):
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
 
 
 async def test_the_watch_lets_errors_through() -> None:

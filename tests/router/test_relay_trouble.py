@@ -221,6 +221,12 @@ async def test_requests_that_wait_for_one_conversation_are_bounded() -> None:
     assert [a.status_code for a in (*answers, again)] == [200] * 4
 
 
+async def test_requests_one_after_another_do_not_count_as_waiting() -> None:
+    async with FakeWorker(streams(DONE)) as worker, endpoint(worker.endpoint, max_queue=0) as router:
+        answers = [await router.chat(x_conversation_id="c") for _ in range(3)]
+    assert [a.status_code for a in answers] == [200] * 3
+
+
 async def test_the_end_of_the_servers_grace_ends_a_stream_with_an_error() -> None:
     async def script(exchange: Exchange) -> None:
         await exchange.head()

@@ -29,6 +29,8 @@ async def test_idle_when_the_last_one_ends() -> None:
     waiters = [asyncio.create_task(running.idle(PATIENCE)) for _ in range(2)]
     first.set()
     await turns[0]
+    for _ in range(5):  # would let a waiter that was woken too early end
+        await asyncio.sleep(0)
     assert running.count == 1
     assert not any(waiter.done() for waiter in waiters)
     second.set()

@@ -1,9 +1,9 @@
 """From the CLI's frames to one OpenAI completion: a small state machine without I/O.
 
 Text deltas become `content`, thinking becomes `reasoning_content`, tool calls become a line each (as reasoning, as
-text, or not at all). Frames of subagents (`parent_tool_use_id`) show their tool calls only. An `assistant` frame repeats
-what the deltas of the same message id said, unless the CLI fell back to a request without streaming: then it is all
-there is.
+text, or not at all). Frames of subagents (`parent_tool_use_id`) show their tool calls only. An `assistant` frame says
+again what the deltas of the same message id said, unless the CLI fell back to a request without streaming: then it is
+all there is.
 """
 
 from __future__ import annotations

@@ -93,7 +93,9 @@ def _calls_since_prompt(messages: list[Json]) -> int:
 
 def parse(prompt: str) -> list[Step]:
     """The directives of a prompt, in order; an empty list when it has none."""
-    found = (_DIRECTIVE.match(line.strip()) for line in prompt.splitlines())
+    # `opencode run` puts a prompt that has blanks between quotation marks.
+    bare = prompt[1:-1] if len(prompt) > 1 and prompt[0] == prompt[-1] == '"' else prompt
+    found = (_DIRECTIVE.match(line.strip()) for line in bare.splitlines())
     return [Step(m[1], m[2] or "") for m in found if m]
 
 

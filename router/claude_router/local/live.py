@@ -49,11 +49,14 @@ class Live:
     def leaving(self) -> bool:
         return self.state in (WorkerState.DRAINING, WorkerState.TERMINATING)
 
+    def answers(self) -> bool:
+        """Whether it has said that it would take a turn."""
+        status = self.process.status
+        return self.state is WorkerState.READY and status is not None and status.phase in ("warm", "bound")
+
     def lendable(self) -> bool:
         """Whether a turn may be sent to it now."""
-        ready = self.state is WorkerState.READY and self.bound and not self.suspect and self.process.alive
-        status = self.process.status
-        return ready and (status is None or status.phase in ("warm", "bound"))
+        return self.answers() and self.bound and not self.suspect and self.process.alive
 
     def lend(self, now: float) -> Lease:
         """A lease on it. Until the turn has arrived there it counts as busy, or it would be evicted on its way."""
@@ -71,13 +74,13 @@ class Live:
         status = self.process.status
         if status is None or status is self.seen:
             return False
+        if status.busy or (self.seen is not None and status.turns > self.seen.turns):
+            self.held_until = 0.0
         self.seen = status
         if self.first_turns is None:
             self.first_turns = status.turns
         # The worker's times are on the wall clock; only their distance from now is used.
         self.last_active = max(self.last_active, now - max(0.0, time.time() - status.last_active))
-        if status.busy:
-            self.held_until = 0.0
         return True
 
     def well(self, now: float) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from claude_operator.decide import WorkerState
 from claude_router.local.live import Wanted
+from claude_router.local.process import START_SECONDS
 from claude_router.local.reconcile import Reconciler
 from claude_router.local.store import Store
 from claude_router.local.workers import FAILURES_IN_A_ROW, Launch, Workers
@@ -91,14 +92,18 @@ class LocalSessions:
             return wanted.worker.lend(now)
         if wanted.failures >= FAILURES_IN_A_ROW and now < wanted.not_before:
             raise SessionFailed(self._workers.explain(wanted))
-        future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Lease] = loop.create_future()
         wanted.waiters[future] = now
         self._workers.bell.set()
         try:
-            async with asyncio.timeout_at(deadline):
-                return await future
-        except TimeoutError:
-            raise PoolExhausted(self._why_not(wanted)) from None
+            await asyncio.wait([future], timeout=max(0.0, deadline - loop.time()))
+            if not future.done() and wanted.worker is not None and not wanted.worker.leaving:
+                # The deadline is for room in the pool. This one has it, and its worker is on the way.
+                await asyncio.wait([future], timeout=START_SECONDS)
+            if not future.done():
+                raise PoolExhausted(self._why_not(wanted))
+            return future.result()
         finally:
             wanted.waiters.pop(future, None)
             if future.done() and not future.cancelled():

@@ -132,7 +132,8 @@ class WorkerProcess(asyncio.SubprocessProtocol):
     async def _finish(self) -> None:
         # A grandchild may hold the pipe open, so the wait for the last words is bounded.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stderr_closed.wait(), _LAST_WORDS_SECONDS)
+            async with asyncio.timeout(_LAST_WORDS_SECONDS):
+                await self._stderr_closed.wait()
         self._process.close()
         if self._follower is not None:
             self._follower.cancel()
@@ -250,10 +251,12 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         if self._transport is None:
             return
         if self.alive:
+            # Not the transport's `terminate`: it may reap a process that has just ended, and its status is lost.
             with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
+                os.kill(self.pid, signal.SIGTERM)
         try:
-            await asyncio.wait_for(self._ended.wait(), _STOP_SECONDS)
+            async with asyncio.timeout(_STOP_SECONDS):
+                await self._ended.wait()
         except TimeoutError:
             log.warning("%s did not stop; killing it", self.name)
             self.kill()

@@ -52,8 +52,10 @@ class Reconciler:
                 log.exception("a round of the pool failed")
                 wake_at = now + _AFTER_ERROR_SECONDS
             delay = None if wake_at is None else max(_SHORTEST_SLEEP_SECONDS, wake_at - self.workers.clock())
+            # Not `wait_for`: until Python 3.12 it loses a cancellation that comes together with the bell.
             with suppress(TimeoutError):
-                await asyncio.wait_for(bell.wait(), delay)
+                async with asyncio.timeout(delay):
+                    await bell.wait()
 
     def _round(self, now: float) -> float | None:
         for live in tuple(self.workers.live.values()):
@@ -118,8 +120,6 @@ class Reconciler:
                 live.last_active = workers.clock()
                 workers.wanted[session].worker = live
                 workers.warm_not_before = max(workers.warm_not_before, workers.clock() + _REFILL_SECONDS)
-                if live.process.endpoint:
-                    workers.bind(live)
             case Start(session):
                 self._start(session)
             case StartWarm():
@@ -142,6 +142,9 @@ class Reconciler:
 
     def _serve(self, now: float) -> None:
         """Everyone who waits for a worker that may be lent gets it, at once."""
+        for live in self.workers.live.values():
+            if live.session and live.answers() and not live.bound and live.binding is None:
+                self.workers.bind(live)
         for wanted in self.workers.wanted.values():
             if wanted.waits() and wanted.worker and wanted.worker.lendable():
                 wanted.answer(wanted.worker.lend(now))

@@ -113,11 +113,9 @@ class Workers:
             return
         live.state = WorkerState.READY
         live.started = live.last_active = self.clock()
-        if live.session:
-            self.bind(live)
 
     def bind(self, live: Live) -> None:
-        """The worker listens and has a conversation: lend it, as soon as the conversation's record is on disk."""
+        """The worker is well and has a conversation: lend it, as soon as the conversation's record is on disk."""
         assert live.session is not None
         wanted = self.wanted[live.session]
         if live.session in self.store.records:
@@ -137,7 +135,8 @@ class Workers:
             self._unbind(live, wanted)
 
     def _unbind(self, live: Live, wanted: Wanted) -> None:
-        wanted.worker = live.session = None
+        wanted.worker = live.session = live.binding = None
+        self.bell.set()
 
     # -- how it went ---------------------------------------------------------------------------------------------
 
@@ -147,13 +146,15 @@ class Workers:
         if live.session:
             self.session_failed(self.wanted[live.session], reason)
         # A conversation's own volume may be what is broken; a new one says something about all of them.
-        if live.session not in self.store.records:
+        record = self.store.records.get(live.session or "")
+        if record is None or record.turns == 0:
             self.pool_failed(reason)
 
     def session_failed(self, wanted: Wanted, reason: str) -> None:
         wanted.failures += 1
         wanted.error = reason
         wanted.not_before = self.clock() + back_off(wanted.failures)
+        self.bell.set()
         if wanted.failures >= FAILURES_IN_A_ROW:
             wanted.answer(SessionFailed(self.explain(wanted)))
 
@@ -168,6 +169,7 @@ class Workers:
     def pool_failed(self, reason: str) -> None:
         self.failures += 1
         self.warm_not_before = self.clock() + back_off(self.failures)
+        self.bell.set()
         if self.failures >= FAILURES_IN_A_ROW and not any(w.proven for w in self.live.values()):
             self.error = f"no worker can be started: {reason}"
 

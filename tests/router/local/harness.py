@@ -55,7 +55,13 @@ class Pool:
             return answer
 
     async def turn(self, conversation: str, text: str = "hello") -> dict[str, Any]:
-        return await self.send(await self.acquire(conversation), say=text)
+        """A whole turn, the pool knowing that it is over."""
+        lease = await self.acquire(conversation)
+        answer = await self.send(lease, say=text)
+        live = next((w for w in self.live.values() if w.process.token == lease.token), None)
+        if live is not None:
+            await self.until(lambda: live.seen and live.seen.turns >= len(answer["memory"]) and not live.seen.busy)
+        return answer
 
     @contextlib.asynccontextmanager
     async def running_turn(self, conversation: str) -> AsyncIterator[asyncio.Task[dict[str, Any]]]:
