@@ -178,12 +178,17 @@ def eventually(check: Callable[[], Any], seconds: float = 20.0) -> Any:
 def descendants(pid: int) -> set[int]:
     """Ids of all living descendants of a process."""
     found: set[int] = set()
-    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return found
+    for thread in threads:
         try:
-            below = {int(p) for p in listing.read_text().split()}
+            listing = Path(f"/proc/{pid}/task/{thread}/children").read_text()
         except OSError:
             continue
-        found |= below.union(*(descendants(p) for p in below))
+        below = {int(child) for child in listing.split()}
+        found |= below.union(*(descendants(child) for child in below))
     return found
 
 
@@ -211,8 +216,8 @@ def running_below(pid: int, *command: str) -> int:
     return int(eventually(find))
 
 
-def cli_pid(worker_pid: int) -> int:
-    """The CLI of a worker."""
+def find_cli(worker_pid: int) -> int:
+    """The CLI of a worker, or of one of a server's workers; 0: there is none."""
     for pid in descendants(worker_pid):
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -220,4 +225,9 @@ def cli_pid(worker_pid: int) -> int:
             continue
         if command[0].endswith(b"claude") and b"-p" in command:
             return pid
-    raise AssertionError("no CLI process")
+    return 0
+
+
+def cli_pid(worker_pid: int) -> int:
+    """The same; waits until there is one."""
+    return int(eventually(lambda: find_cli(worker_pid)))

@@ -48,6 +48,11 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:  # then uvicorn leaves the application's own end out, connections to workers and all
+            await self.lifespan.shutdown()
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -92,7 +97,9 @@ def main() -> int:
     try:
         sock = listen(settings.host, settings.port)
     except OSError as error:
-        complain(f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): set PORT or HOST to another")
+        # A negative number is the resolver's, of which strerror knows nothing.
+        reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
+        complain(f"cannot listen on {settings.host}:{settings.port} ({reason}): set PORT or HOST to another")
         return 1
     with sock:
         try:

@@ -1,9 +1,9 @@
 """A worker without a CLI: the contract of `python -m claude_worker`, and a body that says what to do.
 
 `POST /v1/chat/completions` with `{"say": TEXT}` answers what the volume remembers; `{"hold": true}` is a turn that
-lasts until `POST /release` or SIGUSR1; `{"crash": true}` ends the process. From the environment: FAKE_STARTS (a file that gets a
-line a start), FAKE_BROKEN (a file: while it exists, no start succeeds; its text says how), FAKE_CHILD (leaves a process
-behind in a session of its own), FAKE_DEAF (ignores SIGTERM and the end of its standard input).
+lasts until `POST /release` or SIGUSR1; `{"crash": true}` ends the process. From the environment: FAKE_STARTS (a file
+that gets a line a start), FAKE_BROKEN (a file: while it exists, no start succeeds; its text says how), FAKE_CHILD
+(leaves a process behind in a session of its own), FAKE_DEAF (ignores SIGTERM and the end of its standard input).
 """
 
 from __future__ import annotations

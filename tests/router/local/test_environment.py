@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import fields
 
 import pytest
@@ -60,7 +61,7 @@ class TestPermissions:
 
     @pytest.fixture(autouse=True)
     def _root(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(banner.os, "geteuid", lambda: 0)
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
         monkeypatch.delenv("IS_SANDBOX", raising=False)
 
     def test_the_default_falls_back_and_says_so(self) -> None:
@@ -79,7 +80,7 @@ class TestPermissions:
         assert (plan({}).settings.permission_mode, plan({}).permission_note) == ("bypassPermissions", "")
 
     def test_any_other_user_may(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(banner.os, "geteuid", lambda: 1000)
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
         assert plan({}).settings.permission_mode == "bypassPermissions"
 
 

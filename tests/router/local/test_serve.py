@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +42,9 @@ def environment(folder: Path, extra: Mapping[str, str]) -> dict[str, str]:
 class Server:
     """A running server over fake workers."""
 
-    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
+    def __init__(
+        self, process: subprocess.Popen[str], folder: Path, before_ready: Callable[[], None] | None = None
+    ) -> None:
         self.process = process
         self.folder = folder
         self.errors: list[str] = []
@@ -50,6 +52,9 @@ class Server:
         assert process.stderr is not None
         self._reading = threading.Thread(target=self._read, args=(process.stderr,))
         self._reading.start()
+        if before_ready is not None:
+            eventually(lambda: self.errors)
+            before_ready()
         self.banner = ""
         while "Ctrl-C" not in self.banner:
             line = process.stdout.readline()
@@ -60,7 +65,8 @@ class Server:
         self.url = f"http://127.0.0.1:{found[1]}"
 
     def _read(self, stream: Any) -> None:
-        self.errors.extend(stream)
+        for line in stream:
+            self.errors.append(line)
 
     def turn(self, conversation: str, **body: Any) -> dict[str, Any]:
         asked = {"model": "claude-code", "messages": [{"role": "user", "content": "hello"}], **body}
@@ -87,14 +93,15 @@ class Server:
 
 
 @contextmanager
-def server(folder: Path, **extra: str) -> Iterator[Server]:
+def server(folder: Path, before_ready: Callable[[], None] | None = None, **extra: str) -> Iterator[Server]:
+    """`before_ready` is called once it has said something on standard error."""
     process = subprocess.Popen(
         [sys.executable, "-c", SERVE], env=environment(folder, extra), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     with process:
         try:
-            running = Server(process, folder)
+            running = Server(process, folder, before_ready)
             yield running
         finally:
             process.kill()
@@ -187,17 +194,13 @@ def test_sigkill_leaves_no_worker_and_every_record(tmp_path: Path) -> None:
 
 def test_the_server_after_a_killed_one_waits_for_its_workers(tmp_path: Path) -> None:
     mark = {strays.MARK: f"{tmp_path}/sessions-dir/volumes/00000000-0000-4000-8000-000000000000#worker-1"}
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=os.environ | mark) as leftover:
+    lasting = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    with subprocess.Popen(lasting, stdin=subprocess.PIPE, env=os.environ | mark) as leftover:
+        assert leftover.stdin is not None
         eventually(lambda: strays.find(mark[strays.MARK]) == [leftover.pid])
-        with ThreadPoolExecutor() as threads:
-            ended = threads.submit(leftover.wait, PATIENCE)
-            entered = threads.submit(server(tmp_path).__enter__)
-            with pytest.raises(TimeoutError):
-                entered.result(1.0)
-            assert leftover.stdin is not None
-            leftover.stdin.close()
-            ended.result()
-            s = entered.result(PATIENCE)
+        with server(tmp_path, before_ready=leftover.stdin.close) as s:
+            assert leftover.poll() == 0  # it was not killed
+            assert any("waiting for them" in line for line in s.errors)
             s.send(signal.SIGTERM)
             assert s.wait() == 0
 
@@ -257,10 +260,8 @@ def test_a_port_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         status, errors = fails(tmp_path, PORT=str(port))
-    message = (
-        f"claude_router: cannot listen on 127.0.0.1:{port} (Address already in use): set PORT or HOST to another\n"
-    )
-    assert (status, errors) == (1, message)
+    reason = f"cannot listen on 127.0.0.1:{port} (Address already in use)"
+    assert (status, errors) == (1, f"claude_router: {reason}: set PORT or HOST to another\n")
 
 
 def test_two_servers_on_one_folder(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ async def test_a_failed_write_leaves_the_old_record(store: Store, monkeypatch: p
 
     store.note(key("one").name, last_active=3e9, turns=9, usage=Usage(), claude_session_id="")
     with monkeypatch.context() as patched:
-        patched.setattr(records.os, "fsync", full)
+        patched.setattr(os, "fsync", full)
         await store.flush()
     assert record_file(store).read_bytes() == before
     assert store.dirty
@@ -102,7 +102,7 @@ async def test_a_failed_claim_leaves_nothing_claimed(store: Store, monkeypatch: 
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(records.os, "fsync", full)
+        patched.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
             await store.claim(key("one"), volume)
     again = reopened(store)
