@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from claude_router.local.banner import opencode_snippet
+from claude_router.settings import RouterSettings
 from local.harness import ROOT, Json, Model
 from local.server import Server, serving
 
@@ -35,11 +37,8 @@ class Opencode:
     def __post_init__(self) -> None:
         project = self.folder / "project"
         project.mkdir(parents=True)
-        options = {"baseURL": f"{self.server.url}/v1"}
-        provider = {"npm": "@ai-sdk/openai-compatible", "name": "Claude Code", "options": options,
-                    "models": {"claude-code": {"name": "claude-code"}}}  # fmt: skip
-        config = {"provider": {"claude-code": provider}, "model": "claude-code/claude-code", "autoupdate": False,
-                  "small_model": "claude-code/claude-code"}  # fmt: skip
+        # What the README and the banner say, and no look for updates.
+        config = json.loads(opencode_snippet(RouterSettings(), self.server.url)) | {"autoupdate": False}
         settings = self.folder / "home" / ".config" / "opencode"
         settings.mkdir(parents=True)
         (settings / "opencode.json").write_text(json.dumps(config))

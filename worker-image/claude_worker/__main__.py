@@ -72,6 +72,8 @@ async def _run(settings: WorkerSettings, ledger: Ledger) -> int:
     except OSError as error:
         status.fail(f"Claude Code cannot be started: {error}")
     sock = socket.create_server((settings.host, settings.port), backlog=256)
+    # asyncio sets this only on sockets whose protocol number is given; accepted ones inherit it from here.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = _server(settings, conversation, ledger, status)
     # uvicorn would take over the signals; they are ours, since a drain comes before the end.
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]

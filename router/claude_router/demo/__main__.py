@@ -42,6 +42,8 @@ def main() -> None:
     parser.add_argument("--watch-stdin", action="store_true")
     arguments = parser.parse_args()
     sock = socket.create_server((arguments.host, arguments.port), backlog=512)
+    # asyncio sets this only on sockets whose protocol number is given; accepted ones inherit it from here.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     print(json.dumps({"port": sock.getsockname()[1]}), flush=True)
     server = uvicorn.Server(uvicorn.Config(create_app(), log_level="warning", access_log=False))
     asyncio.run(_serve(server, sock, arguments.watch_stdin))

@@ -43,7 +43,7 @@ def banner(settings: RouterSettings, url: str, *, demo: bool, permission_note: s
         *([_DEMO] if demo else []),
         f"Claude Code API on {url}/v1  (docs: {url}/docs)",
         f"Try:         curl -s {url}/v1/chat/completions {key}-H 'X-Conversation-ID: first' -d '{body}'",
-        f"opencode:    put this into opencode.json: {opencode_snippet(settings, url)}",
+        f"opencode:    put this into ~/.config/opencode/opencode.json: {opencode_snippet(settings, url)}",
         f"Sessions:    {settings.sessions_path}",
         f"Workspaces:  {workspaces}",
         f"Permissions: {settings.permission_mode}{permission_note}",

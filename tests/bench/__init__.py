@@ -1,0 +1,1 @@
+"""What it costs, each figure beside the limit that it was measured against in the same run."""
