@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -146,15 +146,21 @@ def test_a_failed_turn_is_not_repeated_by_the_sdks_retries(server: Server, model
 
 def test_the_sdk_retries_until_a_worker_is_free(model: Model, tmp_path: Path) -> None:
     """503 `pool_exhausted` with Retry-After is what it understands."""
-    with serving(model, tmp_path, POOL_SIZE="1", WARM_WORKERS="0", QUEUE_TIMEOUT_MS="300") as server:
-        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as once:
-            holder = threading.Thread(target=say, args=(once, "::sleep 4\n::say done"), kwargs=named("long"))
-            holder.start()
-            server.until(busy=1)
-            with pytest.raises(openai.InternalServerError) as full:
-                say(once, "::say hi", **named("short"))
-            assert full.value.code == "pool_exhausted"
-            assert int(full.value.response.headers["retry-after"]) >= 1
-        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=8) as patient:
-            assert say(patient, "::say hi", **named("short")) == "hi"
-        holder.join()
+    settings = {"POOL_SIZE": "1", "WARM_WORKERS": "0", "QUEUE_TIMEOUT_MS": "300"}
+    with (
+        serving(model, tmp_path, **settings) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as once,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=30) as patient,
+        ThreadPoolExecutor() as threads,
+    ):
+        holder = threads.submit(say, once, "::sleep 4\n::say done", **named("long"))
+        server.until(busy=1)
+        with pytest.raises(openai.InternalServerError) as full:
+            say(once, "::say hi", **named("short"))
+        assert full.value.code == "pool_exhausted"
+        assert int(full.value.response.headers["retry-after"]) >= 1
+        create: Any = patient.chat.completions.with_raw_response.create
+        answer = create(model="claude-code", messages=[{"role": "user", "content": "::say hi"}], **named("short"))
+        assert answer.retries_taken >= 1
+        assert answer.parse().choices[0].message.content == "hi"
+        assert holder.result() == "done", "it was not interrupted to make room"
