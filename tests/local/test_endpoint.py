@@ -254,13 +254,14 @@ def test_two_servers_do_not_share_a_sessions_folder(server: Server, model: Model
     assert "SESSIONS_DIR" in "".join(second.output)
 
 
-def test_without_credentials_the_demo_model_answers_and_really_runs_a_tool(sessions: Path) -> None:
-    with serving(None, sessions) as server:
+@pytest.mark.parametrize("sandbox", ["1", ""])
+def test_without_credentials_the_demo_model_answers_and_really_runs_a_tool(sessions: Path, sandbox: str) -> None:
+    with serving(None, sessions, IS_SANDBOX=sandbox) as server:
         assert any("SCRIPTED DEMO MODEL" in line for line in server.output)
         with server.client("demo") as client:
             message = chat(client, "Hello!").json()["choices"][0]["message"]
     assert "scripted demo model" in message["content"]
-    assert "> Bash: echo" in message["reasoning_content"]
+    assert message["reasoning_content"].endswith("> Bash: pwd\n"), "and it was not refused"
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ _NOT_THE_USERS = (
     "[Request interrupted",
     "Your response above was cut off",
 )
-_DEMO_COMMAND = 'echo "Hello from $(uname -s), in $(basename "$PWD")"'
+_DEMO_COMMAND = "pwd"
+"""Allowed in every permission mode but plan; root gets acceptEdits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,8 @@ class WorkerProcess(asyncio.SubprocessProtocol):
                 await self._stderr_closed.wait()
         self._process.close()
         if self._follower is not None:
+            # Its connection broke with the process; cancelled while it connects, it would leave a socket open.
+            await asyncio.wait([self._follower], timeout=_LAST_WORDS_SECONDS)
             self._follower.cancel()
         if not self._ready.done():
             self._ready.set_exception(WorkerFailed(f"{self.name} ended with {self.describe_exit()}{self.last_words()}"))
@@ -204,7 +206,8 @@ class WorkerProcess(asyncio.SubprocessProtocol):
                     return  # its last word
             except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
                 lost = error
-            await asyncio.sleep(_FOLLOW_AGAIN_SECONDS)
+            if self.alive:
+                await asyncio.sleep(_FOLLOW_AGAIN_SECONDS)
             if lost and self.alive:  # a dying worker's connection ends before its death is known
                 log.warning("%s: its status could not be read: %s", self.name, lost)
 
