@@ -15,9 +15,13 @@ def main(arguments: list[str] | None = None) -> int:
     # Imported late: a health check runs every few seconds, and must not load the server for it.
     match arguments if arguments is not None else sys.argv[1:]:
         case []:
+            from claude_router.local.init import run_with_init  # noqa: PLC0415
             from claude_router.local.serve import main as serve  # noqa: PLC0415
 
-            return serve()
+            try:
+                return run_with_init(serve)
+            except KeyboardInterrupt:  # before the server has set up its own handling
+                return 130
         case ["--check-health", *url] if len(url) <= 1:
             from claude_router.local.health import check_health  # noqa: PLC0415
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 
 from claude_worker.openai.errors import ApiError
 
+_LOOPBACK = re.compile(rb"(?:localhost|127\.0\.0\.1|\[::1\])(?::\d+)?")
 _CHALLENGE = {"www-authenticate": "Bearer"}
 
 
@@ -21,10 +23,12 @@ class ApiKeys:
     def __init__(self, keys: Iterable[str]) -> None:
         self._hashes = tuple(hashlib.sha256(key.encode()).digest() for key in keys)
 
-    def check(self, authorization: bytes | None) -> None:
-        """Pass a valid `Authorization` header. Raises ApiError (401) otherwise."""
+    def check(self, headers: Mapping[bytes, bytes]) -> None:
+        """Pass a request with a valid `Authorization` header (names in lower case). Raises ApiError (401, 403)."""
         if not self._hashes:
+            _refuse_web_pages(headers)
             return
+        authorization = headers.get(b"authorization")
         scheme, _, key = (authorization or b"").strip().partition(b" ")
         if scheme.lower() != b"bearer" or not key.strip():
             raise ApiError(
@@ -37,3 +41,14 @@ class ApiKeys:
         # Every hash is compared, and each in constant time: how long it takes tells nothing about the keys.
         if not sum(hmac.compare_digest(given, known) for known in self._hashes):
             raise ApiError(401, "The API key is not valid.", code="invalid_api_key", headers=_CHALLENGE)
+
+
+def _refuse_web_pages(headers: Mapping[bytes, bytes]) -> None:
+    """Raises ApiError (403) for another site's page: it may send a plain POST here, and it would run commands.
+
+    A name other than this machine's in both `Host` and `Origin` is a page that had its own name point here.
+    """
+    origin, host = headers.get(b"origin"), headers.get(b"host", b"")
+    if origin is None or (origin == b"http://" + host and _LOOPBACK.fullmatch(host)):  # the latter: our own /docs
+        return
+    raise ApiError(403, "Requests from web pages are refused while no API_KEYS are set.", code="origin_not_allowed")

@@ -94,7 +94,7 @@ class Chat:
     async def _prepare(self, scope: Scope, receive: Receive, answer: Answer) -> Turn:
         """The turn that the request asks for. Raises ApiError and ClientLeft."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        self._keys.check(headers.get(b"authorization"))
+        self._keys.check(headers)
         if known := from_header(headers):
             answer.headers = [(ID_HEADER, header_value(known))]
         if self._running.draining:

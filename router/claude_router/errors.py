@@ -129,10 +129,22 @@ class _Envelope(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Envelope).decode
 
 
-def from_worker(status: int, body: bytes, name: str) -> ApiError:
-    """The error in a worker's answer, to be told in another form than the worker's."""
+def from_worker(status: int, body: bytes, name: str, *, retry_after: float | None = None) -> ApiError:
+    """The error in a worker's answer, to be told in another form than the worker's.
+
+    `retry_after` seconds: the turn did not begin, so the client may send it again.
+    """
     try:
         found = _decode(body).error
     except (msgspec.DecodeError, UnicodeDecodeError):
         return worker_bad_answer(name, status)
-    return ApiError(status, found.message, code=found.code, param=found.param, kind=found.type)
+    again = None if retry_after is None else True
+    return ApiError(
+        status,
+        found.message,
+        code=found.code,
+        param=found.param,
+        kind=found.type,
+        retry=again,
+        retry_after=retry_after,
+    )

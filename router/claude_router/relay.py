@@ -166,7 +166,7 @@ class Relay:
             body = b""
         finally:
             response.close()
-        return errors.from_worker(response.status, body, turn.name)
+        return errors.from_worker(response.status, body, turn.name, retry_after=1)
 
     async def _pass_on(self, turn: Turn, response: aiohttp.ClientResponse, answer: Answer) -> None:
         headers, stream = _relayed(response)

@@ -94,7 +94,7 @@ class Routes:
         add("/metrics", self.metrics, tags=operation, responses={200: {"description": "Prometheus' text format."}})
 
     async def _check_key(self, request: Request) -> None:
-        self._keys.check(dict(request.scope["headers"]).get(b"authorization"))
+        self._keys.check(dict(request.scope["headers"]))
 
     async def health(self) -> Response:
         """Whether turns can be served; needs no API key."""

@@ -10,14 +10,19 @@ from claude_worker.openai.errors import ApiError
 KEYS = ApiKeys(("key-number-one", "key-number-two"))
 
 
+def headers(authorization: bytes | None, **more: bytes) -> dict[bytes, bytes]:
+    found = {name.encode(): value for name, value in more.items()}
+    return found if authorization is None else {**found, b"authorization": authorization}
+
+
 @pytest.mark.parametrize("header", [b"Bearer key-number-one", b"bearer key-number-two", b"BEARER  key-number-two "])
 def test_a_known_key_passes(header: bytes) -> None:
-    KEYS.check(header)
+    KEYS.check(headers(header))
 
 
 @pytest.mark.parametrize("header", [None, b"Bearer anything", b"nonsense"])
 def test_without_keys_everybody_passes(header: bytes | None) -> None:
-    ApiKeys(()).check(header)
+    ApiKeys(()).check(headers(header))
 
 
 @pytest.mark.parametrize(
@@ -36,7 +41,7 @@ def test_without_keys_everybody_passes(header: bytes | None) -> None:
 )
 def test_anything_else_is_401(header: bytes | None, code: str) -> None:
     with pytest.raises(ApiError) as refused:
-        KEYS.check(header)
+        KEYS.check(headers(header))
     error = refused.value
     assert (error.status, error.kind, error.code) == (401, "authentication_error", code)
     assert error.headers["www-authenticate"] == "Bearer"
@@ -44,3 +49,24 @@ def test_anything_else_is_401(header: bytes | None, code: str) -> None:
 
 def test_no_key_is_kept() -> None:
     assert b"key-number" not in repr(vars(KEYS)).encode()
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        (b"http://evil.example", b"localhost:3000"),
+        (b"null", b"localhost:3000"),
+        (b"http://evil.example", b"evil.example"),  # its own name, made to point here
+        (b"http://localhost:8080", b"localhost:3000"),
+    ],
+)
+def test_without_keys_a_web_page_is_refused(origin: bytes, host: bytes) -> None:
+    with pytest.raises(ApiError) as refused:
+        ApiKeys(()).check(headers(None, origin=origin, host=host))
+    assert (refused.value.status, refused.value.code) == (403, "origin_not_allowed")
+    KEYS.check(headers(b"Bearer key-number-one", origin=origin, host=host))
+
+
+@pytest.mark.parametrize("host", [b"localhost:3000", b"127.0.0.1:80", b"[::1]:3000"])
+def test_without_keys_the_pages_at_docs_may_try(host: bytes) -> None:
+    ApiKeys(()).check(headers(None, origin=b"http://" + host, host=host))

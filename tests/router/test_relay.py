@@ -216,6 +216,7 @@ async def test_a_worker_that_keeps_refusing_has_the_last_word_at_the_deadline() 
     assert answer.status_code == 503
     assert "x-claude-turn" not in answer.headers
     assert error_of(answer)["code"] == "worker_starting_failed"
+    assert (answer.headers["retry-after"], answer.headers["x-should-retry"]) == ("1", "true")
     assert 2 <= len(worker.received) <= 3, "with a pause in between"
 
 

@@ -42,22 +42,21 @@ def environment(folder: Path, extra: Mapping[str, str]) -> dict[str, str]:
 class Server:
     """A running server over fake workers."""
 
-    def __init__(
-        self, process: subprocess.Popen[str], folder: Path, before_ready: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
         self.process = process
         self.folder = folder
         self.errors: list[str] = []
-        assert process.stdout is not None
-        assert process.stderr is not None
-        self._reading = threading.Thread(target=self._read, args=(process.stderr,))
-        self._reading.start()
+        self.banner = self.url = ""
+        self.reading = threading.Thread(target=self._read, args=(process.stderr,))
+        self.reading.start()
+
+    def until_ready(self, before_ready: Callable[[], None] | None) -> None:
         if before_ready is not None:
             eventually(lambda: self.errors)
             before_ready()
-        self.banner = ""
+        assert self.process.stdout is not None
         while "Ctrl-C" not in self.banner:
-            line = process.stdout.readline()
+            line = self.process.stdout.readline()
             assert line, "".join(self.errors)
             self.banner += line
         found = re.search(r"on http://localhost:(\d+)/v1", self.banner)
@@ -88,7 +87,7 @@ class Server:
 
     def wait(self) -> int:
         status = self.process.wait(PATIENCE)
-        self._reading.join()
+        self.reading.join()
         return status
 
 
@@ -100,12 +99,14 @@ def server(folder: Path, before_ready: Callable[[], None] | None = None, **extra
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     with process:
+        running = Server(process, folder)
         try:
-            running = Server(process, folder, before_ready)
+            running.until_ready(before_ready)
             yield running
         finally:
             process.kill()
-    running._reading.join()
+            process.wait()
+            running.reading.join()
 
 
 def fails(folder: Path, **extra: str) -> tuple[int, str]:
