@@ -294,6 +294,28 @@ def test_a_drained_worker_refuses_and_its_volume_resumes_elsewhere(model: Model,
     assert (tmp_path / "workspace" / "note.txt").read_text() == "precious"
 
 
+def test_a_lost_transcript_is_made_good_by_the_clients_history_once(model: Model, tmp_path: Path) -> None:
+    def said(*texts: str) -> dict[str, object]:
+        roles = ["user", "assistant"] * len(texts)
+        return {"messages": [{"role": r, "content": t} for r, t in zip(roles, texts, strict=False)]}
+
+    first = start_worker(model, tmp_path)
+    with first.client() as client:
+        chat(client, "::say one")
+    first.stop()
+    for transcript in (tmp_path / "claude" / "projects").rglob("*.jsonl"):
+        transcript.unlink()
+    second = start_worker(model, tmp_path)
+    with second.client() as client:
+        client.post("/v1/chat/completions", json=said("::say one", "one", "::say two"))
+        context, *rest = model.log()[-1]["prompts"]
+        assert "user: ::say one\n\nassistant: one" in context
+        assert rest == ["::say two"]
+        client.post("/v1/chat/completions", json=said("::say one", "one", "::say two", "two", "::say three"))
+        assert model.log()[-1]["prompts"] == [context, "::say two", "::say three"]
+    second.stop()
+
+
 def test_two_workers_never_share_a_volume(worker: Running, model: Model, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="another worker uses this session volume"):
         start_worker(model, tmp_path)

@@ -43,6 +43,16 @@ def test_a_torn_last_line_is_ignored(tmp_path: Path) -> None:
     assert Ledger(tmp_path).tip == A
 
 
+def test_what_was_forgotten_is_not_known_after_a_restart_either(tmp_path: Path) -> None:
+    ledger = written(tmp_path, A)
+    ledger.forget()
+    ledger.state.claude_session_id = "s-2"
+    ledger.write(ledger.record([B], "uuid-2"), ledger.encoded_state())
+    again = Ledger(tmp_path)
+    assert set(again.entries) == {B}
+    assert again.tip == B
+
+
 @pytest.mark.parametrize(("state", "message"), [(b'{"version": 99}', "version 99"), (b"{torn", "unreadable")])
 def test_a_state_it_cannot_read_is_refused_not_overwritten(tmp_path: Path, state: bytes, message: str) -> None:
     (tmp_path / "state.json").write_bytes(state)

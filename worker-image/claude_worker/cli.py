@@ -91,4 +91,4 @@ def transcript_path(config_dir: Path, session_id: str) -> Path | None:
 
     Its folder is named after the working directory; the id is unique, so the folder need not be computed.
     """
-    return next(config_dir.glob(f"projects/*/{session_id}.jsonl"), None)
+    return next(config_dir.glob(f"projects/*/{session_id}.jsonl"), None) if session_id else None

@@ -9,7 +9,7 @@ import time
 from claude_worker import aside, frames, orphans
 from claude_worker.content import prompt_blocks
 from claude_worker.engine import Engine
-from claude_worker.history import Aside, Continue, Known, classify, extend
+from claude_worker.history import Aside, Continue, classify, extend
 from claude_worker.ledger import Ledger
 from claude_worker.openai.errors import NOT_STARTED, ApiError
 from claude_worker.openai.request import ChatRequest, Message
@@ -53,20 +53,17 @@ class Conversation:
             raise ApiError(404, f"The model {request.model!r} does not exist; there are: {names}.",
                            code="model_not_found", param="model")  # fmt: skip
         self._refuse_when_ending()
-        rule = classify(request, self._known(), client_session=client_session)
+        rule = classify(request, self._ledger.known, client_session=client_session)
         if isinstance(rule, Continue):
             async with self._status.waiting(self._settings.max_queue):
                 await self._slot.acquire()
             # What waited may have become something else: the turn before it may have set up the conversation.
-            rule = classify(request, self._known(), client_session=client_session)
+            rule = classify(request, self._ledger.known, client_session=client_session)
             if isinstance(rule, Continue):
                 await self._run_in_slot(rule, request, turn, model)
                 return
             self._slot.release()
         await self._run_aside(rule, turn, model)
-
-    def _known(self) -> Known:
-        return Known(()) if self.engine.memory_lost else self._ledger.known
 
     def _refuse_when_ending(self) -> None:
         if self._status.ending:

@@ -36,7 +36,6 @@ class Engine:
         self._closing = False
         self.process: ClaudeProcess | None = None
         self.turn: Turn | None = None
-        self.memory_lost = False
 
     async def boot(self) -> None:
         """Spawn the process. A known conversation is resumed at once; a fresh one waits for its system prompt.
@@ -44,11 +43,12 @@ class Engine:
         Raises OSError (no CLI, or it cannot be executed).
         """
         settings, state = self._settings, self._ledger.state
+        resume = cli.transcript_path(settings.config_dir, state.claude_session_id) is not None
+        if state.claude_session_id and not resume and self._ledger.entries:
+            log.error("the transcript of %s is not on the volume; it begins anew", state.claude_session_id)
+            self._ledger.forget()
+            self._session_id = ""
         known = state.claude_session_id
-        resume = bool(known) and cli.transcript_path(settings.config_dir, known) is not None
-        self.memory_lost = bool(known) and not resume and state.turns > 0
-        if self.memory_lost:
-            log.error("the transcript of %s is not on the volume; the conversation begins anew", known)
         self._session_id = known or self._session_id or str(uuid.uuid4())
         self._model = state.model if resume else ""
         command = [cli.find_cli(), *cli.session_arguments(settings, self._session_id, resume=resume, model=self._model)]

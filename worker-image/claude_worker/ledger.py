@@ -69,7 +69,9 @@ class Ledger:
         self.entries: dict[str, Entry] = {}
         self.tip = EMPTY
         for entry in self._read_entries():
-            self._remember(entry)
+            # Lines of an earlier Claude session, whose transcript was lost, say nothing about this one's memory.
+            if entry.session == self.state.claude_session_id:
+                self._remember(entry)
 
     def _read_state(self) -> State:
         try:
@@ -104,6 +106,12 @@ class Ledger:
         """The view that `history.classify` decides by."""
         state = self.state
         return Known(self.entries, self.tip, bool(state.claude_session_id), state.had_tools, state.client_system)
+
+    def forget(self) -> None:
+        """The CLI's memory is gone: the conversation has no Claude session and no known prefixes any more."""
+        self.state.claude_session_id = ""
+        self.entries.clear()
+        self.tip = EMPTY
 
     def record(self, prefixes: Sequence[str], uuid: str) -> bytes:
         """Note that these prefixes are now in the CLI's memory; returns the lines for `write`."""
