@@ -23,19 +23,22 @@ COPY crds /opt/src/crds
 COPY operator /opt/src/operator
 COPY router /opt/src/router
 COPY worker-image /opt/src/worker-image
+# Found through the environment's own path file: a PYTHONPATH, or this environment on the PATH, would reach the commands
+# that Claude Code runs. Compiled here, since the root file system is read-only later.
+RUN printf '%s\n' /opt/src/crds /opt/src/operator /opt/src/router /opt/src/worker-image \
+        > "$(/opt/claude-code-api/bin/python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/claude-code-api.pth" \
+    && /opt/claude-code-api/bin/python3 -m compileall -q /opt/src
 
 # IS_SANDBOX: this container is the sandbox that the CLI's bypassPermissions mode asks for.
-ENV PATH=/opt/claude-code-api/bin:$PATH \
-    PYTHONPATH=/opt/src/crds:/opt/src/operator:/opt/src/router:/opt/src/worker-image \
-    PYTHONDONTWRITEBYTECODE=1 \
-    HOST=0.0.0.0 \
+ENV HOST=0.0.0.0 \
     PORT=3000 \
     SESSIONS_DIR=/data/sessions \
     IS_SANDBOX=1 \
-    HOME=/home/claude
+    HOME=/home/claude \
+    LANG=C.UTF-8
 USER 10001
 WORKDIR /home/claude
 VOLUME /data
 EXPOSE 3000
-HEALTHCHECK --interval=10s --timeout=3s --start-period=15s CMD ["python3", "-m", "claude_router", "--check-health", "http://127.0.0.1:3000/health"]
-CMD ["python3", "-m", "claude_router"]
+HEALTHCHECK --interval=10s --timeout=6s --start-period=15s CMD ["/opt/claude-code-api/bin/python3", "-m", "claude_router", "--check-health"]
+CMD ["/opt/claude-code-api/bin/python3", "-m", "claude_router"]

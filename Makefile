@@ -17,8 +17,9 @@ LITELLM_READY := $(TOOLS)/litellm/ready
 ENGINE_READY := $(TOOLS)/engine-ready
 ENGINE_PACKAGES := buildah runc debootstrap
 SOURCES := crds operator router worker-image
-export PYTHONPATH := crds:operator:router:worker-image:tests
 PYTEST := $(BIN)/python -m pytest
+# Not exported to all: what `make run` starts, and so the commands that an agent runs, inherit the environment.
+WITH_TESTS := PYTHONPATH=$(CURDIR)/tests $(BIN)/python
 
 ##@ Use
 
@@ -56,7 +57,7 @@ test-container: $(ENV_READY) $(ENGINE_READY) ## The image, built with buildah an
 
 .PHONY: bench
 bench: $(ENV_READY) $(NPM_READY) $(LITELLM_READY) ## Every figure beside its limit; writes docs/performance.md
-	@$(BIN)/python -m bench
+	@$(WITH_TESTS) -m bench
 
 ##@ Maintain
 
@@ -67,7 +68,7 @@ format: $(ENV_READY) ## Format the sources, and mend what the linter can
 
 .PHONY: docs
 docs: $(ENV_READY) ## Write the settings table of the README anew
-	@$(BIN)/python -m readme
+	@$(WITH_TESTS) -m readme
 
 .PHONY: lock
 lock: $(ENV_READY) ## Resolve all dependencies anew into the lock files
@@ -111,9 +112,9 @@ $(LITELLM_READY): tests/bench/litellm.lock
 	@$(TOOLS)/litellm/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
 	@touch $@
 
+# Where we may install nothing, the tests say what they lack: a developer's skip, CI's fail.
 $(ENGINE_READY):
-	@if ! command -v $(ENGINE_PACKAGES) >/dev/null || [ $$(command -v $(ENGINE_PACKAGES) | wc -l) -lt 3 ]; then \
-		[ $$(id -u) = 0 ] || { echo "The container test needs: $(ENGINE_PACKAGES)." >&2; exit 1; }; \
+	@if [ $$(command -v $(ENGINE_PACKAGES) | wc -l) -lt 3 ] && [ $$(id -u) = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing $(ENGINE_PACKAGES) …"; \
 		apt-get update -qq && apt-get install -qq --yes --no-install-recommends $(ENGINE_PACKAGES) >/dev/null; fi
 	@mkdir -p $(TOOLS) && touch $@

@@ -13,7 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 Json = dict[str, Any]
+
+_ROOT = Path(__file__).resolve().parents[2]
+_SERVICE: Json = yaml.safe_load((_ROOT / "compose.yaml").read_text())["services"]["claude-code-api"]
 
 
 def _buildah(*arguments: str) -> str:
@@ -24,14 +29,22 @@ def _mount(destination: str, source: str, *options: str, kind: str = "bind") -> 
     return {"destination": destination, "type": kind, "source": source, "options": list(options)}
 
 
+def _tmpfs(entry: str) -> Json:
+    """An entry of compose.yaml's `tmpfs`, with the options that Docker adds unless the entry says otherwise."""
+    target, _, given = entry.partition(":")
+    options = given.split(",")
+    return _mount(
+        target, "tmpfs", "nosuid", "nodev", *([] if "exec" in options else ["noexec"]), *options, kind="tmpfs"
+    )
+
+
 def _mounts(data: Path) -> list[Json]:
     return [
         _mount("/proc", "proc", kind="proc"),
         _mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", kind="tmpfs"),
         _mount("/dev/shm", "shm", "nosuid", "nodev", "mode=1777", kind="tmpfs"),
         _mount("/sys", "/sys", "rbind", "ro"),
-        _mount("/tmp", "tmpfs", "nosuid", "nodev", "mode=1777", kind="tmpfs"),
-        _mount("/home/claude", "tmpfs", "nosuid", "nodev", "uid=10001", "gid=10001", "mode=750", kind="tmpfs"),
+        *(_tmpfs(entry) for entry in _SERVICE["tmpfs"]),
         _mount("/data", str(data), "rbind", "rw"),
     ]
 
@@ -44,6 +57,7 @@ class Bundle:
         self._container = _buildah("from", "--pull-never", image)
         root = _buildah("mount", self._container)
         config = json.loads(_buildah("inspect", "--type", "image", image))["OCIv1"]["config"]
+        self.health_check: list[str] = _SERVICE["healthcheck"]["test"][1:]
         self.user = int(config["User"])
         os.chown(data, self.user, self.user)
         given = [*config["Env"], *(f"{k}={v}" for k, v in env.items())]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 import socket
 import subprocess
 import threading
@@ -16,16 +16,21 @@ import httpx
 import pytest
 
 from container.bundle import Bundle
+from container.needs import need
 from local.harness import chat, content, descendants, eventually
 
 HERE = Path(__file__).parent
 IMAGE = "localhost/claude-code-api:test"
 
+# The agent's commands run as the plain user, in the plain system, with a /tmp that programs can run from.
+LOOK = """\
+::bash (id -u; printenv PYTHONPATH; command -v python3; cp /bin/true /tmp/ && /tmp/true && echo ran) > seen.txt
+::say done"""
+
 
 @pytest.fixture(scope="module")
 def image() -> str:
-    missing = [tool for tool in ("buildah", "runc", "debootstrap") if shutil.which(tool) is None]
-    assert not missing, f"needed for the container test: {', '.join(missing)} (as root, `make test-container` installs)"
+    need("buildah", "runc", "debootstrap", root=True)
     build = [str(HERE / "build.sh"), IMAGE, "Dockerfile", "."]
     built = subprocess.run(build, cwd=HERE.parents[1], capture_output=True, text=True, timeout=900)
     assert built.returncode == 0, built.stderr[-3000:]
@@ -38,6 +43,7 @@ class Container:
     process: subprocess.Popen[str]
     log: list[str]
     name: str
+    health_check: list[str]
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command inside."""
@@ -64,7 +70,7 @@ def started(image: str, folder: Path, data: Path) -> Iterator[Container]:
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    container = Container(f"http://127.0.0.1:{port}", process, [], name)
+    container = Container(f"http://127.0.0.1:{port}", process, [], name, bundle.health_check)
     ready = threading.Event()
     reader = threading.Thread(target=_read, args=(container, ready))
     reader.start()
@@ -97,18 +103,18 @@ def test_it_serves_keeps_its_memory_over_a_restart_and_stops_cleanly(image: str,
         assert any("SCRIPTED DEMO MODEL" in line for line in container.log)
         with httpx.Client(base_url=container.url, headers={"X-Conversation-ID": "kept"}, timeout=60) as client:
             assert client.get("/health").json()["status"] == "ok"
-            assert content(chat(client, "::bash id -u > who.txt\n::say done")) == "done"
-        healthy = container.run("python3", "-m", "claude_router", "--check-health", container.url)
-        assert (healthy.returncode, container.run("id", "-u").stdout.strip()) == (0, "10001")
+            assert content(chat(client, LOOK)) == "done"
+        assert container.run(*container.health_check).returncode == 0
+        assert container.run("id", "-u").stdout.strip() == "10001"
         assert container.run("touch", "/opt/x").returncode != 0, "the root file system is read-only"
         family = eventually(lambda: descendants(container.process.pid))
         assert container.stop() == 0, "".join(container.log)
         assert not [pid for pid in family if Path(f"/proc/{pid}").exists()]
-    assert [path.read_text() for path in data.rglob("who.txt")] == ["10001\n"]
+    assert [path.read_text() for path in data.rglob("seen.txt")] == ["10001\n/usr/bin/python3\nran\n"]
 
     with started(image, tmp_path / "second", data) as container:
         with httpx.Client(base_url=container.url, headers={"X-Conversation-ID": "kept"}, timeout=60) as client:
-            assert content(chat(client, "::recall")) == '["::bash id -u > who.txt\\n::say done"]'
+            assert json.loads(content(chat(client, "::recall"))) == [LOOK]
         assert container.stop() == 0
 
 
@@ -116,7 +122,5 @@ def test_an_unhealthy_server_is_noticed(image: str, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     with started(image, tmp_path / "only", data) as container:
-        wrong = container.run(
-            "python3", "-m", "claude_router", "--check-health", f"http://127.0.0.1:{free_port()}/health"
-        )
-        assert wrong.returncode == 1
+        wrong = f"PORT={free_port()}"
+        assert container.run("env", wrong, *container.health_check).returncode == 1

@@ -9,6 +9,7 @@ that gets a line a start), FAKE_BROKEN (a file: while it exists, no start succee
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -17,8 +18,6 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
-
-from aiohttp import web
 
 VOLUME = Path(os.environ["VOLUME_DIR"])
 STATE = VOLUME / "state.json"
@@ -57,17 +56,34 @@ class FakeWorker:
         self.changed.set()
         self.changed = asyncio.Event()
 
-    @web.middleware
-    async def guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        if request.headers.get("authorization") != f"Bearer {self.token}":
-            return web.json_response({"error": {"message": "wrong token"}}, status=401)
-        answer: web.StreamResponse = await handler(request)
-        return answer
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One request of a connection that ends with its answer."""
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        method, _, target = head[0].rpartition(" ")[0].partition(" ")
+        path, _, query = target.partition("?")
+        headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in head[1:])}
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
+        if headers.get("authorization") != f"Bearer {self.token}":
+            reply(writer, 401, {"error": {"message": "wrong token"}})
+        elif path == "/status" and "watch=true" in query:
+            await self.watch(writer)
+        elif path == "/status":
+            reply(writer, 200, self.view())
+        elif (method, path) == ("POST", "/release"):
+            self.released.set()
+            reply(writer, 200, {})
+        elif (method, path) == ("POST", "/drain"):
+            await self.drain(writer, dict(p.split("=") for p in query.split("&") if p))
+        elif (method, path) == ("POST", "/v1/chat/completions"):
+            await self.chat(writer, json.loads(body))
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+        writer.close()
 
-    async def chat(self, request: web.Request) -> web.Response:
-        asked = await request.json()
+    async def chat(self, writer: asyncio.StreamWriter, asked: dict[str, Any]) -> None:
         if self.phase not in ("warm", "bound"):
-            return web.json_response({"error": {}}, status=503, headers={"x-claude-turn": "not-started"})
+            reply(writer, 503, {"error": {}}, "x-claude-turn: not-started\r\n")
+            return
         if asked.get("crash"):
             print("the fake worker crashes as told", file=sys.stderr, flush=True)
             os._exit(3)
@@ -75,50 +91,50 @@ class FakeWorker:
         self.over.clear()
         self.last_active = time.time()
         self.publish()
-        try:
-            if asked.get("hold"):
-                waits = [asyncio.create_task(e.wait()) for e in (self.released, self.interrupted)]
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self.memory.append(asked.get("say", ""))
-            STATE.write_text(json.dumps(self.memory))
-            self.phase = self.phase if self.phase == "draining" else "bound"
-            self.running -= 1
-            self.last_active = time.time()
-            if not self.running:
-                self.over.set()
-            self.publish()
+        if asked.get("hold"):
+            waits = [asyncio.create_task(e.wait()) for e in (self.released, self.interrupted)]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        self.memory.append(asked.get("say", ""))
+        STATE.write_text(json.dumps(self.memory))
+        self.phase = self.phase if self.phase == "draining" else "bound"
+        self.running -= 1
+        self.last_active = time.time()
         known = {"memory": self.memory, "pid": os.getpid(), "volume": str(VOLUME), "environment": dict(os.environ)}
-        return web.json_response(known | {"interrupted": self.interrupted.is_set()})
+        reply(writer, 200, known | {"interrupted": self.interrupted.is_set()})
+        if not self.running:
+            self.over.set()
+        self.publish()
 
-    async def release(self, request: web.Request) -> web.Response:
-        self.released.set()
-        return web.json_response({})
+    async def watch(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\nconnection: close\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                changed = self.changed
+                writer.write(json.dumps(self.view()).encode() + b"\n")
+                await writer.drain()
+                await changed.wait()
 
-    async def status(self, request: web.Request) -> web.StreamResponse:
-        if request.query.get("watch") != "true":
-            return web.json_response(self.view())
-        response = web.StreamResponse()
-        await response.prepare(request)
-        while True:
-            changed = self.changed
-            await response.write(json.dumps(self.view()).encode() + b"\n")
-            await changed.wait()
-
-    async def drain(self, request: web.Request) -> web.Response:
-        if self.running and request.query.get("force") != "true":
-            return web.json_response({"error": {"code": "worker_busy"}}, status=409)
+    async def drain(self, writer: asyncio.StreamWriter, query: dict[str, str]) -> None:
+        if self.running and query.get("force") != "true":
+            reply(writer, 409, {"error": {"code": "worker_busy"}})
+            return
         self.phase = "draining"
         self.publish()
         if self.running:
             try:
-                await asyncio.wait_for(self.over.wait(), int(request.query["grace_ms"]) / 1000)
+                await asyncio.wait_for(self.over.wait(), int(query["grace_ms"]) / 1000)
             except TimeoutError:
                 self.interrupted.set()
                 await self.over.wait()
         self.phase = "drained"
         self.publish()
-        return web.json_response({"drained": True})
+        reply(writer, 200, {"drained": True})
+
+
+def reply(writer: asyncio.StreamWriter, status: int, answer: Any, more: str = "") -> None:
+    body = json.dumps(answer).encode()
+    head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\nconnection: close\r\n{more}"
+    writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
 
 
 def start_as_told() -> str:
@@ -138,15 +154,7 @@ def start_as_told() -> str:
 async def serve() -> None:
     failed = start_as_told()
     worker = FakeWorker(sys.stdin.readline().strip(), failed)
-    app = web.Application(middlewares=[worker.guard])
-    app.router.add_post("/v1/chat/completions", worker.chat)
-    app.router.add_post("/release", worker.release)
-    app.router.add_get("/status", worker.status)
-    app.router.add_post("/drain", worker.drain)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, os.environ["HOST"], int(os.environ["PORT"]))
-    await site.start()
+    server = await asyncio.start_server(worker.answer, os.environ["HOST"], int(os.environ["PORT"]))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     deaf = bool(os.environ.get("FAKE_DEAF"))
@@ -154,7 +162,7 @@ async def serve() -> None:
     loop.add_signal_handler(signal.SIGUSR1, worker.released.set)
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    print(json.dumps({"port": runner.addresses[0][1], "pid": os.getpid()}), flush=True)
+    print(json.dumps({"port": server.sockets[0].getsockname()[1], "pid": os.getpid()}), flush=True)
     ended = asyncio.create_task(reader.read())
     waits = {asyncio.create_task(stop.wait())} | (set() if deaf else {ended})
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
