@@ -43,7 +43,8 @@ def litellm(upstream: str, folder: Path) -> Iterator[str]:
     config = folder / "litellm.yaml"
     config.write_text(_CONFIG.format(url=upstream))
     port = free_port()
-    env = clean_environment({"LITELLM_LOCAL_MODEL_COST_MAP": "true", "LITELLM_TELEMETRY": "False"})
+    env = clean_environment({"LITELLM_LOCAL_MODEL_COST_MAP": "true", "LITELLM_TELEMETRY": "False",
+                             "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"})  # fmt: skip
     env.pop("PYTHONPATH")
     command = [str(LITELLM), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
     running = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,

@@ -100,6 +100,29 @@ def test_spares_are_kept_inside_the_size_and_only_when_nobody_waits() -> None:
     assert decide(pool, [waits("a"), *rests(*both)], both, now=0).actions == (Queue("a", 1),)
 
 
+def test_spares_that_die_unclaimed_are_not_started_again_before_their_back_off() -> None:
+    pool = Policy(size=2, warm=1, idle_timeout=300, warm_not_before=10)
+    early = decide(pool, [], [], now=5)
+    assert (early.actions, early.wake_at) == ((), 10)
+    assert decide(pool, [], [], now=10).actions == (StartWarm(),)
+    assert decide(pool, [waits("a")], [], now=5).actions == (Start("a"),)
+
+
+def test_spares_above_warm_go_starting_ones_first() -> None:
+    workers = [spare("w1"), spare("w2", STARTING), spare("w3", stale=True)]
+    drains = decide(Policy(3, 1, 300), [], workers, now=0).actions
+    assert drains == (Drain("w3", "stale"), Drain("w2", "surplus"))
+
+
+def test_a_fresh_conversation_claims_a_spare_past_an_earlier_one_only_if_that_one_has_room_too() -> None:
+    line = [waits("early", 1, fresh=False), waits("late", 2)]
+    busy, other = idle("w1", busy=True), idle("w2")
+    tight = decide(POOL, [*line, *rests(busy)], [busy, spare("w3")], now=5)
+    assert tight.actions == (Drain("w3", "surplus"), Queue("early", 1), Queue("late", 2))
+    roomy = decide(POOL, [*line, *rests(other)], [other, spare("w3")], now=5)
+    assert roomy.actions == (Claim("late", "w3"), Drain("w2", "evicted"), Queue("early", 1))
+
+
 def test_a_smaller_pool_lets_idle_workers_go_and_keeps_busy_ones() -> None:
     workers = [idle("w1", 1, busy=True), idle("w2", 3), idle("w3", 2)]
     assert decide(Policy(2, 0, 300), rests(*workers), workers, now=5).actions == (Drain("w3", "evicted"),)
@@ -121,6 +144,12 @@ def test_a_requested_suspension_waits_for_the_turn() -> None:
     asked = Session("s-w1", None, fresh=False, suspend_requested=True)
     assert decide(POOL, [asked], [idle("w1", busy=True)], now=0).actions == ()
     assert decide(POOL, [asked], [idle("w1")], now=0).actions == (Drain("w1", "requested"),)
+
+
+def test_a_suspended_conversation_that_waits_is_served_first() -> None:
+    asked = Session("s-w1", 1.0, fresh=False, suspend_requested=True)
+    assert decide(POOL, [asked], [], now=2).actions == (Start("s-w1"),)
+    assert decide(POOL, [asked], [idle("w1")], now=2).actions == ()
 
 
 def test_a_conversation_that_failed_to_start_is_tried_again_after_its_back_off() -> None:

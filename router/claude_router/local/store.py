@@ -162,7 +162,11 @@ class Store:
         return volume
 
     async def claim(self, key: ConversationKey, volume: Volume) -> None:
-        """Give the volume to a new conversation, durably. Raises OSError; ValueError when the id is not text."""
+        """Give the volume to a new conversation. Raises OSError; ValueError when the id is not text.
+
+        On return it survives the end of this process; a power cut too a moment later, which the first turn need not
+        wait for (10 ms and more, a tenth of it).
+        """
         now = time.time()
         workspace = self.volumes.workspace_of(volume.id)
         record = Record(key.tenant, key.id, volume.id, created=now, last_active=now, workspace=workspace)
@@ -170,7 +174,7 @@ class Store:
 
         def write() -> None:
             (volume.path / OWNER).write_bytes(data)
-            records.write(self._path(key.name), data)
+            records.put(self._path(key.name), data)
 
         try:
             await self._in_order(write)
@@ -181,6 +185,13 @@ class Store:
             raise
         self.records[key.name] = record
         self._names.pop(key.tenant, None)
+        self._writer.submit(self._make_durable, key.name)
+
+    def _make_durable(self, name: str) -> None:
+        try:
+            records.make_durable(self._path(name))
+        except OSError as error:
+            log.error("the record of %s may not survive a power cut: %s", name, error)
 
     def note(self, name: str, *, last_active: float, turns: int, usage: Usage, claude_session_id: str) -> None:
         """Bring the record up to date in memory; `flush` writes it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from pathlib import Path
@@ -24,6 +25,16 @@ async def test_suspend_keeps_memory(tmp_path: Path) -> None:
         assert not exists(first["pid"])
         assert (await p.turn("one", "more"))["memory"] == ["kept", "more"]
         assert await p.sessions.suspend(key("never seen")) is False
+
+
+async def test_a_suspended_conversations_record_is_on_disk(tmp_path: Path) -> None:
+    async with pool(tmp_path) as p:
+        await p.turn("one")  # written at once; what comes soon after it is not
+        await p.turn("one")
+        await p.sessions.suspend(key("one"))
+        [file] = (p.store.root / "sessions").iterdir()
+        written = json.loads(file.read_bytes())
+        assert (written["turns"], written["claude_session_id"]) == (2, "fake-session")
 
 
 async def test_suspend_lets_the_turn_end_within_the_grace(tmp_path: Path) -> None:

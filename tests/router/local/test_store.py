@@ -8,7 +8,6 @@ import os
 import time
 import tracemalloc
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,36 +15,10 @@ import pytest
 from claude_router.local import records
 from claude_router.local.records import Record
 from claude_router.local.store import Store, StoreError
-from claude_router.local.volumes import OWNER, Volume
+from claude_router.local.volumes import OWNER
 from claude_router.sessions import ConversationKey, Usage
 from router.local.harness import key
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "sessions-dir"
-
-
-@pytest.fixture
-def store(root: Path) -> Iterator[Store]:
-    opened = Store.open(root)
-    yield opened
-    opened.close()
-
-
-async def claimed(store: Store, conversation: str = "one") -> Volume:
-    volume = store.volumes.create()
-    await store.claim(key(conversation), volume)
-    return volume
-
-
-def reopened(store: Store, workspace_dir: Path | None = None) -> Store:
-    store.close()
-    return Store.open(store.root, workspace_dir=workspace_dir)
-
-
-def record_file(store: Store, conversation: str = "one") -> Path:
-    return store.root / "sessions" / f"{key(conversation).name}.json"
+from router.local.stores import claimed, record_file, reopened
 
 
 @pytest.mark.parametrize("conversation", ["one", "../../etc/passwd", "日本語 🎉", "x" * 256, ".", "a/b\\c:d"])
@@ -98,11 +71,11 @@ async def test_a_failed_write_leaves_the_old_record(store: Store, monkeypatch: p
 async def test_a_failed_claim_leaves_nothing_claimed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     volume = store.volumes.create()
 
-    def full(descriptor: int) -> None:
+    def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", full)
+        patched.setattr(records, "put", full)
         with pytest.raises(OSError, match="No space"):
             await store.claim(key("one"), volume)
     again = reopened(store)
@@ -214,94 +187,6 @@ async def test_the_folders_are_private(store: Store) -> None:
     volume = await claimed(store)
     for folder in (store.root, store.root / "sessions", volume.path):
         assert folder.stat().st_mode & 0o077 == 0
-
-
-class TestRemoval:
-    """Only what was created here is deleted."""
-
-    async def test_memory_and_record_go(self, store: Store) -> None:
-        volume = await claimed(store)
-        (volume.workspace / "file").write_text("x")
-        await store.remove(key("one").name)
-        assert not volume.path.exists()
-        assert not record_file(store).exists()
-        assert store.names("default") == []
-
-    async def test_no_link_is_followed(self, store: Store, tmp_path: Path) -> None:
-        outside = tmp_path / "outside"
-        outside.mkdir()
-        (outside / "precious").write_text("x")
-        volume = await claimed(store)
-        (volume.workspace / "link").symlink_to(outside)
-        (volume.path / "claude").symlink_to(outside)
-        await store.remove(key("one").name)
-        assert not volume.path.exists()
-        assert (outside / "precious").exists()
-
-    async def test_folders_without_permission_go(self, store: Store) -> None:
-        volume = await claimed(store)
-        deep = volume.workspace / "module" / "cache"
-        deep.mkdir(parents=True)
-        (deep / "file").write_text("x")
-        for folder in (deep, deep.parent):
-            folder.chmod(0o500)
-        await store.remove(key("one").name)
-        assert not volume.path.exists()
-
-    async def test_own_workspaces_below_workspace_dir_go(self, root: Path, tmp_path: Path) -> None:
-        work = tmp_path / "work"
-        store = Store.open(root, workspace_dir=work)
-        volume = await claimed(store)
-        spare = store.volumes.create()
-        assert volume.workspace == work / volume.id
-        (work / "of the user").mkdir()
-        await store.remove(key("one").name)
-        again = reopened(store, work)
-        again.close()
-        assert not spare.workspace.exists()
-        assert [p.name for p in work.iterdir()] == ["of the user"]
-
-    async def test_a_shared_workspace_stays(self, root: Path, tmp_path: Path) -> None:
-        work = tmp_path / "work"
-        store = Store.open(root, workspace_dir=work, per_conversation=False)
-        volume = await claimed(store)
-        assert volume.workspace == work
-        (work / "precious").write_text("x")
-        await store.remove(key("one").name)
-        store.close()
-        assert not volume.path.exists()
-        assert (work / "precious").exists()
-
-    async def test_a_workspace_that_became_a_link_is_not_followed(self, root: Path, tmp_path: Path) -> None:
-        outside = tmp_path / "outside"
-        outside.mkdir()
-        (outside / "precious").write_text("x")
-        store = Store.open(root, workspace_dir=tmp_path / "work")
-        volume = await claimed(store)
-        volume.workspace.rmdir()
-        volume.workspace.symlink_to(outside)
-        await store.remove(key("one").name)
-        store.close()
-        assert (outside / "precious").exists()
-
-    async def test_a_workspace_stays_where_it_was_made(self, root: Path, tmp_path: Path) -> None:
-        store = Store.open(root, workspace_dir=tmp_path / "work")
-        volume = await claimed(store)
-        again = reopened(store, tmp_path / "moved")
-        assert again.volume(key("one").name) == volume
-        again.close()
-
-
-async def test_a_purge_cut_off_by_a_kill_is_not_undone(store: Store) -> None:
-    volume = await claimed(store)
-    (volume.path / OWNER).unlink()  # its first two steps
-    record_file(store).unlink()
-    again = reopened(store)
-    try:
-        assert again.records == {}
-        assert not volume.path.exists()
-    finally:
-        again.close()
 
 
 def test_a_thousand_conversations_are_opened_and_listed_quickly_and_small(store: Store) -> None:
