@@ -135,6 +135,8 @@ def test_a_smaller_pool_lets_idle_workers_go_and_keeps_busy_ones() -> None:
 def test_stale_workers_are_replaced_one_at_a_time_and_never_claimed() -> None:
     workers = [idle("w1", 1, stale=True), idle("w2", 2, stale=True)]
     assert decide(POOL, rests(*workers), workers, now=5).actions == (Drain("w1", "stale"),)
+    both = [workers[0], spare("w3", stale=True)]
+    assert decide(Policy(2, 1, 300), rests(*both), both, now=5).actions == (Drain("w3", "stale"),)
     leaving = [idle("w1", 1, DRAINING, stale=True), workers[1]]
     assert decide(POOL, rests(*leaving), leaving, now=5).actions == ()
     assert Claim("a", "w1") not in decide(Policy(2, 1, 300), [waits("a")], [spare("w1", stale=True)], now=0).actions

@@ -151,6 +151,10 @@ class Case:
         assert excess <= 0 or not (self.spares or self.idle), "something that may go was kept, and there is no room"
         evicted = self.drained("evicted")
         assert not evicted or not self.spares, "a spare outlived an idle worker"
+        surplus = self.drained("surplus")
+        if surplus:
+            last_to_go = max(_usefulness(w) for w in surplus)
+            assert all(last_to_go <= _usefulness(w) for w in self.spares), "not the least useful spare"
         if evicted:
             last = max((w.last_active, w.name) for w in evicted)
             assert all(last < (w.last_active, w.name) for w in self.idle), "not the least recently active"
@@ -237,6 +241,10 @@ def _place(session: Session) -> tuple[float, str]:
     return session.waiting_since, session.name
 
 
+def _usefulness(spare: Worker) -> tuple[bool, bool]:
+    return not spare.stale, spare.state is WorkerState.READY
+
+
 class Laws(RuleBasedStateMachine):
     """Events arrive; after each, decisions are taken, checked and applied."""
 
@@ -268,14 +276,30 @@ class Laws(RuleBasedStateMachine):
     def the_template_changes(self) -> None:
         self.world.outdate()
 
-    @rule(data=st.data(), what=st.sampled_from(["become_ready", "finish", "go", "refuse", "die", "fail"]))
+    @rule(data=st.data())
     @precondition(lambda self: self.world.workers)
-    def something_happens_to_a_worker(self, data: st.DataObject, what: str) -> None:
+    def a_worker_gets_on(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.world.workers)))
+        self.world.become_ready(name)
+        self.world.finish(name)
+        self.world.go(name)
+
+    @rule(data=st.data(), what=st.sampled_from(["refuse", "refuse", "die", "fail"]))
+    @precondition(lambda self: self.world.workers)
+    def a_worker_is_in_trouble(self, data: st.DataObject, what: str) -> None:
         getattr(self.world, what)(data.draw(st.sampled_from(sorted(self.world.workers))))
 
     @rule()
     def turns_begin(self) -> None:
         self.world.serve()
+
+    @rule()
+    def turns_begin_and_end(self) -> None:
+        for name in self.world.workers:
+            self.world.become_ready(name)
+        self.world.serve()
+        for name in self.world.workers:
+            self.world.finish(name)
 
     # -- laws ----------------------------------------------------------------------------------------------------
 
@@ -321,14 +345,15 @@ def worlds(draw: st.DrawFn) -> World:
     world = World(policy, now=draw(times))
     bound = draw(st.lists(st.sampled_from(CONVERSATIONS), unique=True, max_size=6))
     owners: list[str | None] = [*bound, *[None] * draw(st.integers(0, 4))]
+    states = st.sampled_from([WorkerState.READY] * 3 + list(WorkerState))
     for i, session in enumerate(owners):
-        name, state = f"x{i}", draw(st.sampled_from(WorkerState))
+        name, state = f"x{i}", draw(states)
         busy = session is not None and state is WorkerState.READY and draw(st.booleans())
         world.workers[name] = Worker(name, state, session, busy, draw(times), draw(st.booleans()))
     world.waiting = draw(st.dictionaries(st.sampled_from(CONVERSATIONS), times))
     world.suspending = draw(st.sets(st.sampled_from(CONVERSATIONS), max_size=2))
     world.not_before = draw(st.dictionaries(st.sampled_from(CONVERSATIONS), times, max_size=3))
-    world.known = set(bound) | draw(st.sets(st.sampled_from(CONVERSATIONS)))
+    world.known = draw(st.sets(st.sampled_from(CONVERSATIONS)))
     return world
 
 
