@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 
 from claude_router.settings import DEFAULT_MODEL, RouterSettings
 
@@ -52,14 +53,15 @@ def banner(settings: RouterSettings, url: str, *, demo: bool, permission_note: s
     return "\n".join(lines)
 
 
-def permission_problem(settings: RouterSettings, *, explicit: bool) -> str | None:
+def permission_problem(settings: RouterSettings, environ: Mapping[str, str]) -> str | None:
     """Why the CLI would refuse to start: it does, as root with every permission. None when it would not.
 
-    `explicit`: PERMISSION_MODE was set, so nothing may be put in its place.
+    When PERMISSION_MODE was set, nothing may be put in its place, and the message says what to do instead.
     """
-    if settings.permission_mode != "bypassPermissions" or os.geteuid() != 0 or os.environ.get("IS_SANDBOX"):
+    # "1" and nothing else: the CLI does not take "yes" or "true".
+    if settings.permission_mode != "bypassPermissions" or os.geteuid() != 0 or environ.get("IS_SANDBOX") == "1":
         return None
-    if explicit:
+    if environ.get("PERMISSION_MODE"):
         return (
             "PERMISSION_MODE='bypassPermissions': Claude Code refuses it for root. Run as another user, "
             "or set IS_SANDBOX=1 if this machine is a sandbox that it may do anything in"

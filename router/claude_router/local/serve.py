@@ -68,9 +68,8 @@ def plan(environ: Mapping[str, str]) -> Plan:
     settings = load(RouterSettings, environ)
     if not settings.workspace_per_conversation and settings.workspace_path is None:
         raise SettingsError("WORKSPACE_PER_CONVERSATION='false': needs WORKSPACE_DIR, the one folder for all")
-    explicit = bool(environ.get("PERMISSION_MODE"))
-    problem = permission_problem(settings, explicit=explicit)
-    if problem and explicit:
+    problem = permission_problem(settings, environ)
+    if problem and environ.get("PERMISSION_MODE"):
         raise SettingsError(problem)
     if problem:
         settings = replace(settings, permission_mode="acceptEdits")

@@ -62,22 +62,22 @@ class TestPermissions:
     @pytest.fixture(autouse=True)
     def _root(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "geteuid", lambda: 0)
-        monkeypatch.delenv("IS_SANDBOX", raising=False)
 
     def test_the_default_falls_back_and_says_so(self) -> None:
         chosen = plan({})
         assert chosen.settings.permission_mode == "acceptEdits"
         assert "root" in chosen.permission_note
 
-    def test_an_explicit_one_is_refused_with_both_ways_out(self) -> None:
+    @pytest.mark.parametrize("sandbox", ["", "yes", "true", "0"])  # the CLI takes "1" only
+    def test_an_explicit_one_is_refused_with_both_ways_out(self, sandbox: str) -> None:
         with pytest.raises(SettingsError, match=r"PERMISSION_MODE='bypassPermissions'.*another user.*IS_SANDBOX=1"):
-            plan({"PERMISSION_MODE": "bypassPermissions"})
+            plan({"PERMISSION_MODE": "bypassPermissions", "IS_SANDBOX": sandbox})
 
-    def test_others_and_a_sandbox_are_left_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_others_and_a_sandbox_are_left_alone(self) -> None:
         assert plan({"PERMISSION_MODE": "plan"}).settings.permission_mode == "plan"
-        monkeypatch.setenv("IS_SANDBOX", "1")
-        assert plan({"PERMISSION_MODE": "bypassPermissions"}).settings.permission_mode == "bypassPermissions"
-        assert (plan({}).settings.permission_mode, plan({}).permission_note) == ("bypassPermissions", "")
+        sandbox = {"IS_SANDBOX": "1"}
+        assert plan(sandbox | {"PERMISSION_MODE": "bypassPermissions"}).settings.permission_mode == "bypassPermissions"
+        assert (plan(sandbox).settings.permission_mode, plan(sandbox).permission_note) == ("bypassPermissions", "")
 
     def test_any_other_user_may(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "geteuid", lambda: 1000)

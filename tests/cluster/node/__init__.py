@@ -1,0 +1,1 @@
+"""A Kubernetes cluster for the tests, wherever they run: `python -m cluster.node --help`, and README.md here."""
