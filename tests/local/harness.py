@@ -89,12 +89,14 @@ def start(module: str, env: Mapping[str, str], *, first_line: str = "", argument
         process.stdin.flush()
     errors: list[str] = []
     stream = process.stderr
-    threading.Thread(target=lambda: _collect(stream, errors), daemon=True).start()
+    collecting = threading.Thread(target=lambda: _collect(stream, errors), daemon=True)
+    collecting.start()
     line = process.stdout.readline()
     if not line:
         process.stdin.close()
         process.stdout.close()
         process.wait()
+        collecting.join()
         raise RuntimeError(f"{module} ended at once: {''.join(errors)}")
     return Running(process, f"http://127.0.0.1:{json.loads(line)['port']}", first_line, errors)
 
