@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +18,9 @@ PROVIDERS = (given, kind, bare)
 """In order: the first that serves is taken."""
 NO_PROVIDER = 3
 """The exit status when none does."""
+
+CHANGING = ("up", "down", "build", "tool")
+"""Verbs that wait for one another."""
 
 IMAGES = {"router": "router/Dockerfile", "operator": "operator/Dockerfile", "worker": "worker-image/Dockerfile"}
 """The product's images: part → Dockerfile."""
@@ -55,6 +59,15 @@ def up() -> ModuleType:
     raise NoProviderError(f"no cluster provider: {'; '.join(obstacles)}")
 
 
+def down() -> None:
+    """Stop what `up` has started."""
+    if given.obstacle() is None:
+        given.down()
+        return
+    for provider in (kind, bare):
+        provider.down()
+
+
 def image_name(part: str) -> str:
     registry = os.environ.get("CLUSTER_REGISTRY") or "localhost"
     return f"{registry}/claude-code-api-{part}:dev"
@@ -84,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
         return made
 
     verb("up", "have a cluster, and print its kubeconfig's path", lambda _: print(up().kubeconfig()))
-    verb("down", "stop the cluster and leave nothing but the cache", lambda _: [p.down() for p in (kind, bare)])
+    verb("down", "stop the cluster and leave nothing but the cache", lambda _: down())
     verb("kubeconfig", "print the kubeconfig's path", lambda _: print(needed().kubeconfig()))
     made = verb("build", "build the node's programs, and helm", lambda a: tools.build(a.name or [*tools.NODE, "helm"]))
     made.add_argument("name", nargs="*", choices=[*tools.TOOLS, []], metavar="NAME")
@@ -107,8 +120,10 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     arguments = parser().parse_args()
     try:
-        with alone():
+        with alone() if arguments.verb in CHANGING else nullcontext():
             arguments.act(arguments)
+    except KeyboardInterrupt:
+        return 130
     except NoProviderError as trouble:
         say(str(trouble))
         return NO_PROVIDER

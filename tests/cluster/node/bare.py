@@ -1,5 +1,7 @@
-"""A node from Go modules on this machine, without an engine or a registry: needs root on Linux, and Go for the first
-time. README.md here says how it is built and what it cannot do."""
+"""A node from Go modules on this machine, without an engine or a registry.
+
+It needs root on Linux, and Go for the first time. README.md here says how it is made and what it cannot do.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,7 @@ from pathlib import Path
 
 from cluster.node import busybox, control, debian, engine, host, keys, tools
 from cluster.node.components import COMPONENTS, FIRST
+from cluster.node.network import HOST_LINK
 from cluster.node.places import HERE, Trouble, cache, say
 
 name = "bare node"
@@ -67,12 +70,14 @@ def up() -> None:
     debian.install(debian.missing(debian.NODE, cni=True))
     tools.build(tools.NODE)
     down()
+    if host.linked():
+        raise Trouble(f"a node of another user or cache folder is up here (its link is {HOST_LINK}): end that first")
     run = run_folder()
     began = time.monotonic()
     try:
         _prepare(run)
         birth = control.Birth(run)
-        host.prepare(run, birth.namespace)
+        host.prepare(birth.namespace)
         birth.wired()
         _boot(run)
     except BaseException:
@@ -118,10 +123,8 @@ def load(image: str) -> None:
 
 
 def _end(run: Path) -> None:
-    if process := control.init(run):
-        process.kill()
-    if run.exists():
-        host.restore(run)
+    if control.end(run) or run.exists():
+        host.restore()
 
 
 def _prepare(run: Path) -> None:

@@ -1,5 +1,7 @@
-"""The parts of a node and their command lines. All paths are the node's own (see init.py): it finds its binaries in
-/run/node/bin, its configuration in /run/node/etc, and /var is its own."""
+"""The parts of a node and their command lines.
+
+All paths are the node's own (see init.py): its binaries are in /run/node/bin, its configuration in /run/node/etc.
+"""
 
 from __future__ import annotations
 

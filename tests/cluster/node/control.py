@@ -9,48 +9,46 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.node.debian import PATH
 from cluster.node.places import ROOT, Trouble
 
+_INIT = ("-m", "cluster.node.init")
+_KILL_TIMEOUT = 60.0
+"""Seconds until all processes of a killed node have ended; it takes a moment."""
 
-@dataclass(frozen=True)
-class Process:
-    """A process, and when it began, so that another one with its number later is not taken for it."""
 
-    pid: int
-    began: str
-
-    @classmethod
-    def of(cls, pid: int) -> Process:
-        """Raises FileNotFoundError or ProcessLookupError if there is none."""
-        return cls(pid, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-
-    def lives(self) -> bool:
-        """Whether it has not ended."""
+def init(run: Path) -> int | None:
+    """The node's process 1 by the host's count, if it lives. Found by its command line, which no file can get wrong."""
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            return False
-        return state[19] == self.began and state[0] not in "ZX"
+            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+        except OSError:  # it has just ended
+            continue
+        # Its parent, unshare, has the same words at the end.
+        if words[-3:] == [*_INIT, str(run)] and words[0] != "unshare":
+            return int(folder.name)
+    return None
 
-    def kill(self, timeout: float = 60) -> None:
-        """SIGKILL, and wait for the end: for process 1 of a namespace that is the end of every process in it."""
-        if not self.lives():
-            return
-        try:
-            handle = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            return
-        try:
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
-            if not select.select([handle], [], [], timeout)[0]:
-                raise Trouble(f"process {self.pid} does not end, though it was killed {timeout:.0f} s ago")
-        finally:
-            os.close(handle)
+
+def end(run: Path) -> bool:
+    """Kill the node's process 1 and with it all others. Returns when they are gone; False if there was no node."""
+    pid = init(run)
+    if pid is None:
+        return False
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        if not select.select([handle], [], [], _KILL_TIMEOUT)[0]:
+            raise Trouble(f"process {pid} does not end, though it was killed {_KILL_TIMEOUT:.0f} s ago")
+    finally:
+        os.close(handle)
+    return True
 
 
 class Birth:
@@ -60,7 +58,7 @@ class Birth:
         self._run = run
         namespaces = ("--mount", "--net", "--pid", "--fork", "--kill-child=KILL", "--mount-proc")
         # With the interpreter's own folders only: the node outlives any virtual environment's shell.
-        command = ["unshare", *namespaces, sys.executable, "-m", "cluster.node.init", str(run)]
+        command = ["unshare", *namespaces, sys.executable, *_INIT, str(run)]
         env = {"PATH": PATH, "PYTHONPATH": str(ROOT / "tests"), "PYTHONDONTWRITEBYTECODE": "1"}
         with (run / "log" / "init.log").open("wb") as log:
             self._parent = subprocess.Popen(
@@ -75,9 +73,6 @@ class Birth:
         self._expect_a_line()
         self.namespace = self._parent.pid
         """A process in the node's network namespace, by the host's count."""
-        children = Path(f"/proc/{self._parent.pid}/task/{self._parent.pid}/children").read_text().split()
-        init = Process.of(int(children[0]))
-        (run / "init.json").write_text(json.dumps(asdict(init)))
 
     def wired(self) -> None:
         """Let the node go on; returns when it answers on its control socket."""
@@ -88,7 +83,7 @@ class Birth:
         self._expect_a_line()
         self._parent.stdin.close()
         self._parent.stdout.close()
-        # It is to outlive this process, which has no need to wait for it.
+        # It outlives this process; so that Python does not complain of a child that nobody waits for:
         self._parent.returncode = 0
 
     def _expect_a_line(self) -> None:
@@ -96,15 +91,6 @@ class Birth:
         if not self._parent.stdout.readline():
             self._parent.wait()
             raise Trouble(f"the node's first process ended:\n{(self._run / 'log' / 'init.log').read_text()[-2000:]}")
-
-
-def init(run: Path) -> Process | None:
-    """The node's process 1, if it lives."""
-    try:
-        process = Process(**json.loads((run / "init.json").read_text()))
-    except (FileNotFoundError, ValueError):
-        return None
-    return process if process.lives() else None
 
 
 def ask(run: Path, do: str, name: str = "") -> dict[str, int | None]:

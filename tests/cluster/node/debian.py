@@ -50,7 +50,8 @@ def install(packages: list[str]) -> None:
         raise Trouble(f"needed, and to be installed by hand here: {wanted}")
     say(f"installing {wanted} …")
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    wait = ("-o", "DPkg::Lock::Timeout=300")  # somebody else may be installing something
     for command in (["update", "-qq"], ["install", "-qq", "--yes", "--no-install-recommends", *packages]):
-        done = subprocess.run(["apt-get", *command], env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run(["apt-get", *wait, *command], env=env, capture_output=True, text=True, check=False)
         if done.returncode:
             raise Trouble(f"apt-get could not install {wanted}:\n{(done.stdout + done.stderr)[-2000:]}")

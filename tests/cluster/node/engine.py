@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from cluster.node.places import ROOT, Trouble
+from cluster.node.places import ROOT, Trouble, say
 
 
 def running() -> str | None:
@@ -19,7 +19,10 @@ def running() -> str | None:
 
 def has(engine: str, image: str) -> bool:
     """Whether the engine has the image, or can pull it."""
-    return _quiet(engine, "image", "inspect", image) or _quiet(engine, "pull", image)
+    if _quiet(engine, "image", "inspect", image):
+        return True
+    say(f"{engine}: pulling {image.partition('@')[0]} …")
+    return _quiet(engine, "pull", image)
 
 
 def build(engine: str, image: str, dockerfile: Path, context: Path) -> None:

@@ -1,5 +1,7 @@
-"""The user's own cluster, named by CLUSTER_KUBECONFIG: never started or stopped. Its images come from a registry it
-can pull from and that the user may push to, named by CLUSTER_REGISTRY."""
+"""The user's own cluster, named by CLUSTER_KUBECONFIG: never started or stopped.
+
+Its images come from a registry that it can pull from and that the user may push to, named by CLUSTER_REGISTRY.
+"""
 
 from __future__ import annotations
 

@@ -13,14 +13,15 @@ from pathlib import Path
 
 from cluster.node.debian import PATH
 from cluster.node.network import ALL, HOST_ADDRESS, HOST_LINK, LINK_BITS, NODE_ADDRESS, NODE_LINK
-from cluster.node.places import Trouble, say
+from cluster.node.places import Trouble, cache, say
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _CGROUP = "claude-code-api"
 """As in etc/kubelet.yaml."""
 _KERNEL = Path("/proc/sys")
+_BOOT = "kernel/random/boot_id"
 # The kubelet sets the first ones and has no option not to.
-_KUBELET_SETS = (
+KUBELET_SETS = (
     "vm/overcommit_memory",
     "vm/panic_on_oom",
     "kernel/panic",
@@ -28,7 +29,7 @@ _KUBELET_SETS = (
     "kernel/keys/root_maxkeys",
     "kernel/keys/root_maxbytes",
 )
-_WE_SET = {
+WE_SET = {
     "net/ipv4/ip_forward": "1",  # pods reach the world beyond the host
     "fs/inotify/max_user_instances": "8192",  # the default, 128, is used up by a dozen pods
 }
@@ -45,11 +46,16 @@ table ip {_TABLE} {{
 """
 
 
-def prepare(run: Path, pid: int) -> None:
-    """Wire the network namespace of process `pid` to the host, and note in `run` what the kernel's settings were."""
-    settings = {name: _read(name) for name in (*_KUBELET_SETS, *_WE_SET)}
-    (run / "kernel.json").write_text(json.dumps(settings))
-    for name, value in _WE_SET.items():
+def linked() -> bool:
+    """Whether there is a node's wire."""
+    return Path("/sys/class/net", HOST_LINK).exists()
+
+
+def prepare(pid: int) -> None:
+    """Wire the network namespace of process `pid` to the host, and note what the kernel's settings were."""
+    settings = {name: _read(name) for name in (_BOOT, *KUBELET_SETS, *WE_SET)}
+    _notes().write_text(json.dumps(settings))
+    for name, value in WE_SET.items():
         if int(settings[name] or 0) < int(value):
             (_KERNEL / name).write_text(value)
     link = f"""\
@@ -64,28 +70,35 @@ route add {ALL} via {NODE_ADDRESS}
         (folder / _CGROUP).mkdir(exist_ok=True)
 
 
-def restore(run: Path) -> None:
-    """Take back what `prepare` did, and what the kubelet did. The node's processes have ended."""
+def restore() -> None:
+    """Take back what `prepare` and the kubelet did, in whatever state it is. The node's processes have ended."""
     _remove_link()
     if _table_exists():
         _run("nft", "delete", "table", "ip", _TABLE)
     for folder in _hierarchies():
         _remove_cgroup(folder / _CGROUP)
-    noted = run / "kernel.json"
-    if noted.exists():
-        for name, value in json.loads(noted.read_text()).items():
-            if value is not None and _read(name) != value:
+    if _notes().exists():
+        settings = json.loads(_notes().read_text())
+        # Since a reboot the settings are what the machine's owner wants.
+        same_boot = settings.pop(_BOOT) == _read(_BOOT)
+        for name, value in settings.items():
+            if same_boot and value is not None and _read(name) != value:
                 (_KERNEL / name).write_text(value)
-        noted.unlink()
+        _notes().unlink()
+
+
+def _notes() -> Path:
+    # Not in the run folder, which somebody may remove under a running node.
+    return cache() / "kernel-settings.json"
 
 
 def _remove_link() -> None:
     # The kernel removes it too, some time after the node's last process has ended.
-    if Path("/sys/class/net", HOST_LINK).exists():
+    if linked():
         try:
             _run("ip", "link", "delete", HOST_LINK)
         except Trouble:
-            if Path("/sys/class/net", HOST_LINK).exists():
+            if linked():
                 raise
 
 

@@ -1,5 +1,7 @@
-"""The cluster's keys: one authority, one certificate (the API server's, which is also its word to the kubelet), and a
-token for everyone else. Made anew for every node, since nothing outlives one."""
+"""The cluster's keys, made anew for every node, since nothing outlives one.
+
+One authority, one certificate (the API server's, which is also what it shows the kubelet), a token for everyone else.
+"""
 
 from __future__ import annotations
 

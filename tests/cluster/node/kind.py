@@ -28,7 +28,7 @@ def obstacle() -> str | None:
         return "no container engine runs for kind"
     image = re.findall(r"image: (\S+)", _CONFIG.read_text())[0]
     if not engine.has(found, image):
-        return f"{found} can not pull kind's node image"
+        return f"{found} cannot pull kind's node image"
     if tools.missing(["kind"]) and not (shutil.which("go") or shutil.which("kind")):
         return "kind is not installed, nor Go to build it"
     return None
