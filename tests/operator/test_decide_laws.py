@@ -217,6 +217,7 @@ def check(world: World) -> Case:
     case = Case(world.policy, world.sessions(), list(world.workers.values()), world.now)
     case.check()
     world.apply(case.decision)
+    assert world.decide().wake_at == case.decision.wake_at, "woken at another time than the state asks for"
     rest(world)
     return case
 

@@ -109,7 +109,10 @@ class Reconciler:
         self.positions = {a.session: a.position for a in decision.actions if isinstance(a, Queue)}
         for action in decision.actions:
             self._apply(action)
-        return [] if decision.wake_at is None else [decision.wake_at]
+        wakes = [] if decision.wake_at is None else [decision.wake_at]
+        if any(isinstance(a, StartWarm) for a in decision.actions):
+            wakes.append(workers.warm_not_before)  # set by `_apply`, so `wake_at` cannot know of it
+        return wakes
 
     def _apply(self, action: Action) -> None:
         workers = self.workers
@@ -123,6 +126,9 @@ class Reconciler:
             case Start(session):
                 self._start(session)
             case StartWarm():
+                # A claim of the same decision has moved the time: this spare is its refill, and waits like any other.
+                if workers.warm_not_before > workers.clock():
+                    return
                 try:
                     workers.start(workers.store.volumes.create(), None)
                 except OSError as error:

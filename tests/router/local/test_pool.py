@@ -32,6 +32,7 @@ async def test_a_new_conversation_claims_the_spare(tmp_path: Path) -> None:
         answer = await p.turn("one")
         assert answer["pid"] == spare
         assert p.store.records[key("one").name].volume == volume
+        assert len(p.live) == 1, "the next spare boots beside the conversation's first turn"
         p.pass_time(2)
         await p.until(lambda: len(p.live) == 2)
         assert (await p.sessions.stats()).warm == 1
