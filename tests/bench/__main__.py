@@ -15,7 +15,7 @@ def main() -> None:
     report = Report()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        turns.measure(report, folder, peers=True, hot=150, new=15)
+        turns.measure(report, folder, peers=True, hot=600, new=15)
         relay.measure(report, folder, peers=True, scale=1.0)
         memory.measure(report, folder, conversations=1000, turns=200)
     write(DOCUMENT, report)
