@@ -1,12 +1,23 @@
-"""`python -m bench.relay_server URL`: the router's own application, its sessions all leased at one upstream."""
+"""`python -m bench.relay_server PORT URL`: the router's own application, its sessions all leased at one upstream.
+
+It wants the keys in API_KEYS.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import os
 import sys
 from collections.abc import Sequence
 
-from bench.upstream import serve
+import uvicorn
+
+from bench.load import on_loop
+from claude_crds.settings import load
 from claude_router.app import create_app
+from claude_router.local.serve import listen
+from claude_router.logs import configure
 from claude_router.sessions import ConversationKey, Lease, PoolStats, SessionView
 from claude_router.settings import RouterSettings
 
@@ -39,5 +50,21 @@ class OneUpstream:
         return PoolStats(size=1, live=1, busy=0, warm=0, suspended=0, queued=0)
 
 
+async def _serve(port: int, upstream: str) -> None:
+    # All as `claude_router.local.serve` has it, the log of requests included.
+    settings = load(RouterSettings, {"PORT": str(port), "API_KEYS": os.environ["API_KEYS"]})
+    configure(settings.log_format)
+    app = create_app(settings, OneUpstream(upstream), version="bench")
+    server = uvicorn.Server(uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="on", http="httptools", ws="none", server_header=False,
+    ))  # fmt: skip
+    gc.collect()
+    gc.freeze()
+    serving = asyncio.create_task(server.serve([listen(settings.host, settings.port)]))
+    await asyncio.to_thread(sys.stdin.read)
+    server.should_exit = server.force_exit = True
+    await serving
+
+
 if __name__ == "__main__":
-    serve(create_app(RouterSettings(), OneUpstream(sys.argv[1]), version="bench"), lifespan="on")
+    on_loop(_serve(int(sys.argv[1]), sys.argv[2]))

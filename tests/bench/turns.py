@@ -1,128 +1,128 @@
-"""A turn through router and worker against the CLI's own, hot and on a warm spare; and against a process a turn."""
+"""Turns of a conversation that runs, through router and worker against the CLI's own; and against a process a turn."""
 
 from __future__ import annotations
 
 import asyncio
-import statistics
-import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 
-from bench.barecli import BareCli
-from bench.load import Connection, Timed, chat_body, percentile, request
-from bench.report import Figure, Report
-from claude_worker.cli import find_cli
-from local.harness import ROOT, Model, clean_environment, eventually, scripted_model
-from local.server import Server, free_port, serving
+from bench import peers
+from bench.barecli import bare_cli
+from bench.load import Connection, Timed, check, on_loop, percentile, request
+from bench.processes import cpu_seconds
+from bench.report import Figure, Goal, Limit, Report
+from local.harness import Model, cli_pid, descendants, find_cli, scripted_model
+from local.server import Server, serving
 
-PROMPT = "::say hello there"
-PEER = ROOT / ".tools" / "npm" / "node_modules" / ".bin" / "claude-max-api"
-_BOOT_SECONDS = 1.5
-"""A booted process says nothing before `initialize`; by then it has long settled (0.4 s on an idle machine)."""
+SAID = "hello there"
+PROMPT = f"::say {SAID}"
+BARE = "bare CLI"
+
+_LONG_CHUNKS = 2000
+_LONG_PROMPT = f"::chunks {_LONG_CHUNKS} 20"
+_WARM_UP = 5
+_PAUSE_SECONDS = 0.02
+"""Between turns, as between a person's: what the CLI does after its answer is then not part of the next turn."""
 
 
-def _prepared(server: Server, conversation: str) -> bytes:
-    return request(server.url, chat_body(PROMPT), {"X-Conversation-ID": conversation})
+def measure(report: Report, folder: Path, *, peer: bool, rounds: int) -> None:
+    """All figures of hot turns."""
+    with ExitStack() as stack:
+        model = stack.enter_context(scripted_model())
+        server = stack.enter_context(serving(model, folder / "hot-sessions", POOL_SIZE="2", WARM_WORKERS="0"))
+        on_loop(_hot(report, model, server, folder / "hot", rounds))
+        if peer:
+            report.versions["claude-max-api-proxy"] = peers.max_api_version()
+            url = stack.enter_context(peers.max_api(model, folder)).url
+            on_loop(_against_peer(report, server, url, max(3, rounds // 20)))
 
 
-def _ms(values: Sequence[float], share: float) -> float:
-    return percentile(values, share) * 1000
+def prepared(server: Server, conversation: str, prompt: str = PROMPT) -> bytes:
+    """A request of one conversation."""
+    return request(server.url, prompt, {"X-Conversation-ID": conversation})
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two who take a turn with a prompt: ours, and the limit."""
+
+    ours: Callable[[str], Awaitable[Timed]]
+    theirs: Callable[[str], Awaitable[Timed]]
+
+    async def rounds(self, prompt: str, count: int) -> tuple[list[Timed], list[Timed]]:
+        """Both in turns, so that a machine whose speed drifts does so for both; each is first every other time."""
+        taken: tuple[list[Timed], list[Timed]] = ([], [])
+        for i in range(count):
+            for which in (0, 1) if i % 2 else (1, 0):
+                taken[which].append(await (self.ours, self.theirs)[which](prompt))
+                await asyncio.sleep(_PAUSE_SECONDS)
+        return taken
 
 
 async def _hot(report: Report, model: Model, server: Server, folder: Path, rounds: int) -> None:
-    bare = BareCli(model, folder / "hot")
-    await bare.boot()
-    connection = Connection(server.url)
-    await connection.open()
-    prepared = _prepared(server, "hot")
-    await bare.turn(PROMPT, initialize=True)
-    await connection.send(prepared)
-    limit: list[float] = []
-    ours: list[float] = []
-    for i in range(rounds + 5):
-        # In turns, so that a machine whose speed drifts does so for both; each in front every other time.
-        for which in (limit, ours) if i % 2 else (ours, limit):
-            timed = await bare.turn(PROMPT) if which is limit else await connection.send(prepared)
-            if i >= 5:
-                which.append(timed.whole)
-            await asyncio.sleep(0.02)
-    connection.close()
-    await bare.close()
-    for name, share, goal in (("p50", 0.5, 5), ("p90", 0.9, 0), ("p99", 0.99, 10)):
-        added = _ms(ours, share) - _ms(limit, share)
-        report.add(Figure("turn", f"hot turn {name}, router and worker", _ms(ours, share), "ms",
-                          f"bare CLI {_ms(limit, share):.1f} ms ({added:+.1f})", f"+{goal} ms" if goal else "",
-                          added <= goal if goal else None))  # fmt: skip
+    await check(server.url, prepared(server, "hot"), SAID)
+    async with bare_cli(model, folder) as bare:
+        await bare.turn(PROMPT, initialize=True)
+        with closing(await Connection.open(server.url)) as connection:
+            pair = Pair(lambda prompt: connection.send(prepared(server, "hot", prompt)), bare.turn)
+            await pair.rounds(PROMPT, _WARM_UP)
+            await _short(report, server, pair, rounds)
+            await _back_to_back(report, pair, max(3, rounds // 6))
+            await _long(report, pair, max(3, rounds // 20))
 
 
-async def _new(report: Report, model: Model, server: Server, folder: Path, rounds: int) -> None:
-    limit: list[Timed] = []
-    ours: list[Timed] = []
-    for i in range(rounds):
-        bare = BareCli(model, folder / f"new{i}")
-        await bare.boot()
-        await asyncio.to_thread(server.until, warm=1)
-        await asyncio.sleep(_BOOT_SECONDS)
-        limit.append(await bare.turn(PROMPT, initialize=True))
-        await bare.close()
-        connection = Connection(server.url)
-        await connection.open()
-        ours.append(await connection.send(_prepared(server, f"new-{i}")))
-        connection.close()
-    for name, get in (("first token", lambda t: t.first), ("whole turn", lambda t: t.whole)):
-        mine = statistics.median(map(get, ours)) * 1000
-        floor = statistics.median(map(get, limit)) * 1000
-        aim = name == "first token"
-        report.add(Figure("turn", f"new conversation on a warm spare, {name} p50", mine, "ms",
-                          f"bare CLI booted {floor:.1f} ms ({mine - floor:+.1f})", "+30 ms" if aim else "",
-                          mine - floor <= 30 if aim else None))  # fmt: skip
+async def _short(report: Report, server: Server, pair: Pair, rounds: int) -> None:
+    cli = cli_pid(server.process.pid)
+    ours = (server.process.pid, shim_of(server, cli))
+    before = sum(map(cpu_seconds, ours)), cpu_seconds(cli)
+    mine, limit = await pair.rounds(PROMPT, rounds)
+    used = sum(map(cpu_seconds, ours)) - before[0], cpu_seconds(cli) - before[1]
+    for name, share, goal in (("p50", 0.5, 5.0), ("p90", 0.9, 0.0), ("p99", 0.99, 10.0)):
+        add(report, f"hot turn, {name}", _ms(mine, share), _ms(limit, share), goal)
+    mine_each, cli_each = (seconds / rounds * 1000 for seconds in used)
+    what = "CPU of router and worker shim for a hot turn"
+    report.add(Figure("turn", what, mine_each, "ms", Limit("of its CLI", cli_each)))
 
 
-@contextmanager
-def _peer(model: Model, folder: Path) -> Iterator[str]:
-    """claude-max-api-proxy, which starts the `claude` on its PATH for every turn."""
-    (folder / "bin").mkdir()
-    (folder / "bin" / "claude").symlink_to(find_cli())
-    port = free_port()
-    env = clean_environment(model.environment())
-    env["PATH"] = f"{folder / 'bin'}:{env['PATH']}"
-    running = subprocess.Popen([str(PEER), str(port)], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, text=True)  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    try:
-        eventually(lambda: _listens(port), 60)
-        yield url
-    finally:
-        running.terminate()
-        running.communicate(timeout=30)
+async def _back_to_back(report: Report, pair: Pair, count: int) -> None:
+    """Without pauses, and one side after the other: the turn before must have been the same side's."""
+    theirs = [await pair.theirs(PROMPT) for _ in range(count)]
+    ours = [await pair.ours(PROMPT) for _ in range(count)]
+    add(report, "hot turn back to back, p50", _ms(ours, 0.5), _ms(theirs, 0.5), 0.0)
 
 
-def _listens(port: int) -> bool:
-    import socket  # noqa: PLC0415
-
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0
-
-
-async def _against_peer(report: Report, url: str, rounds: int) -> None:
-    connection = Connection(url)
-    await connection.open()
-    body = chat_body(PROMPT) | {"model": "claude-sonnet-4"}
-    taken = [(await connection.send(request(url, body))).whole for _ in range(rounds + 1)][1:]
-    connection.close()
-    ours = next(f.value for f in report.figures if f.what.startswith("hot turn p50"))
-    report.add(Figure("turn", "peer: claude-max-api-proxy, a process a turn, p50", _ms(taken, 0.5), "ms",
-                      f"router and worker {ours:.1f} ms"))  # fmt: skip
+async def _long(report: Report, pair: Pair, count: int) -> None:
+    ours, theirs = (_LONG_CHUNKS / (_ms(taken, 0.5) / 1000) for taken in await pair.rounds(_LONG_PROMPT, count))
+    what = f"an answer of {_LONG_CHUNKS:,} chunks"
+    report.add(Figure("turn", what, ours, "chunks/s", Limit(BARE, theirs)))
 
 
-def measure(report: Report, folder: Path, *, peers: bool, hot: int, new: int) -> None:
-    """All figures of turns; `hot` and `new` are how many rounds of each."""
-    with scripted_model() as model:
-        with serving(model, folder / "sessions", POOL_SIZE="100", WARM_WORKERS="1", IDLE_TIMEOUT_MS="4000") as server:
-            asyncio.run(_new(report, model, server, folder, new))
-        with serving(model, folder / "hot-sessions", POOL_SIZE="2", WARM_WORKERS="0") as server:
-            asyncio.run(_hot(report, model, server, folder, hot))
-        if peers:
-            with _peer(model, folder) as url:
-                asyncio.run(_against_peer(report, url, 15))
+async def _against_peer(report: Report, server: Server, url: str, rounds: int) -> None:
+    def asked(prompt: str) -> bytes:
+        return request(url, prompt, model=peers.MAX_API_MODEL)
+
+    await check(url, asked(PROMPT), SAID)
+    with closing(await Connection.open(url)) as peer, closing(await Connection.open(server.url)) as connection:
+        pair = Pair(
+            lambda prompt: connection.send(prepared(server, "hot", prompt)), lambda prompt: peer.send(asked(prompt))
+        )
+        ours, theirs = (_ms(taken, 0.5) for taken in await pair.rounds(PROMPT, rounds))
+    limit = Limit("claude-max-api-proxy", theirs)
+    report.add(Figure("turn", "hot turn beside a process a turn, p50", ours, "ms", limit))
+
+
+def shim_of(server: Server, cli: int) -> int:
+    """The worker whose CLI that is."""
+    return next(pid for pid in descendants(server.process.pid) if pid != cli and find_cli(pid) == cli)
+
+
+def add(report: Report, what: str, value: float, limit: float, goal: float) -> None:
+    """A figure in ms beside the bare CLI's; `goal` is how many more it may be, 0: none is set."""
+    met = Goal(f"at most +{goal:g} ms", value - limit <= goal) if goal else None
+    report.add(Figure("turn", what, value, "ms", Limit(BARE, limit), met))
+
+
+def _ms(taken: Sequence[Timed], share: float) -> float:
+    return percentile([t.whole for t in taken], share) * 1000
