@@ -1,0 +1,65 @@
+"""Events: what `kubectl describe` shows of each step, and why something failed."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from claude_crds.resources import OPERATOR, Resource, timestamp
+from claude_crds.views import Object
+
+
+class Step(StrEnum):
+    """Reasons of the Events of a session's life; CLAIMED to RESTARTED are normal, the rest are warnings."""
+
+    QUEUED = "Queued"
+    CLAIMED = "Claimed"
+    STARTED = "Started"
+    READY = "Ready"
+    SUSPENDED = "Suspended"
+    EVICTED = "Evicted"
+    RESUMED = "Resumed"
+    RESTARTED = "Restarted"
+    FAILED = "Failed"
+
+
+class Cause(StrEnum):
+    """Why no worker can be started: the reason of the condition Ready=False, whose message says what to do."""
+
+    POOL_MISSING = "PoolNotFound"
+    IMAGE = "ImageUnavailable"
+    VOLUME_LOST = "VolumeLost"
+    VOLUME_PENDING = "VolumeNotBound"
+    QUOTA = "QuotaExceeded"
+    REFUSED = "PodRefused"
+    UNSCHEDULABLE = "Unschedulable"
+    SECRET_MISSING = "SecretNotFound"
+    KEY_REFUSED = "KeyRefused"
+    CRASHED = "WorkerFailed"
+
+
+def event(
+    resource: Resource[Any], about: Object, reason: str, message: str, *, now: float, warning: bool = False
+) -> dict[str, Any]:
+    """The body of an Event about that object, to create in its namespace. `now` is Unix time."""
+    time = timestamp(now)
+    meta = about.metadata
+    return {
+        "metadata": {"generateName": f"{meta.name}.", "namespace": meta.namespace},
+        "involvedObject": {
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "namespace": meta.namespace,
+            "name": meta.name,
+            "uid": meta.uid,
+            "resourceVersion": meta.resource_version,
+        },
+        "reason": reason,
+        "message": message,
+        "type": "Warning" if warning else "Normal",
+        "source": {"component": OPERATOR},
+        "reportingComponent": OPERATOR,
+        "firstTimestamp": time,
+        "lastTimestamp": time,
+        "count": 1,
+    }

@@ -1,0 +1,118 @@
+"""What things are called on the cluster: group, labels, phases, ports; and where each kind is on the API server.
+
+Who writes what: routers write `spec` of a ClaudeSession (and create and delete it), the operator writes `status` and
+everything else. How a request asks for a worker is in `claude_crds.asks`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from claude_crds.views import ClaudePool, ClaudeSession, PersistentVolumeClaim, Pod
+
+GROUP = "claude-code-api.io"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+# Standard labels of everything that the operator makes.
+NAME_LABEL = "app.kubernetes.io/name"
+COMPONENT_LABEL = "app.kubernetes.io/component"
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+APP = "claude-code-api"
+WORKER = "worker"
+OPERATOR = "claude-operator"
+
+# Ours, on worker pods and on their volumes' claims.
+POOL_LABEL = f"{GROUP}/pool"
+"""Name of the ClaudePool that a pod or claim belongs to."""
+SESSION_LABEL = f"{GROUP}/session"
+"""Name of the ClaudeSession that it is bound to. Absent: a warm spare's."""
+TEMPLATE_LABEL = f"{GROUP}/template"
+"""Hash of what a pod was made from; another than the pool's present one: the pod is stale."""
+CONVERSATION_ANNOTATION = f"{GROUP}/conversation"
+"""The conversation's id, for people: it may be no label. Nothing reads it."""
+
+WORKER_CONTAINER = WORKER
+WORKER_PORT = 8080
+PORT_NAME = "http"
+
+READY_CONDITION = "Ready"
+"""The one condition type of both resources: its reason and message say why not."""
+
+
+class Phase(StrEnum):
+    """`status.phase` of a ClaudeSession. Views hold it as text, so that a newer operator's phase is not an error."""
+
+    QUEUED = "Queued"
+    STARTING = "Starting"
+    READY = "Ready"
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
+    FAILED = "Failed"
+
+
+class Desired(StrEnum):
+    """`spec.desiredState` of a ClaudeSession."""
+
+    RUNNING = "Running"
+    SUSPENDED = "Suspended"
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Resource(Generic[T]):
+    """A kind, and the type that its objects are read into (`dict` for all of it)."""
+
+    api_version: str
+    kind: str
+    plural: str
+    view: type[T]
+    decoder: msgspec.json.Decoder[T] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "decoder", msgspec.json.Decoder(self.view))
+
+    def path(self, namespace: str, name: str = "", subresource: str = "") -> str:
+        """Its path on the API server; without a namespace that of a cluster's own kind, or of all namespaces."""
+        root = "apis" if "/" in self.api_version else "api"
+        scope = ("namespaces", namespace) if namespace else ()
+        parts = (root, self.api_version, *scope, self.plural, name, subresource)
+        return "/" + "/".join(part for part in parts if part)
+
+
+SESSIONS = Resource(API_VERSION, "ClaudeSession", "claudesessions", ClaudeSession)
+POOLS = Resource(API_VERSION, "ClaudePool", "claudepools", ClaudePool)
+PODS = Resource("v1", "Pod", "pods", Pod)
+CLAIMS = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims", PersistentVolumeClaim)
+EVENTS: Resource[dict[str, Any]] = Resource("v1", "Event", "events", dict)
+
+_DURATION = re.compile(r"0|(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?(?:(\d{1,6})ms)?", re.ASCII)
+
+
+def duration(text: str) -> float:
+    """`1h30m` → 5400.0 seconds; `0` is 0. Reads what the definitions allow; raises ValueError for anything else."""
+    match = _DURATION.fullmatch(text)
+    if not match or not text:
+        raise ValueError(f"{text!r} is not a duration such as 90s, 5m or 1h30m")
+    hours, minutes, seconds, millis = (int(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + seconds + millis / 1000
+
+
+def timestamp(seconds: float) -> str:
+    """Unix time as the API server writes it, to the microsecond."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def labels(pool: str, session: str = "") -> Mapping[str, str]:
+    """Labels of a pool's worker pods and claims; without a session, those of a warm spare."""
+    ours = {NAME_LABEL: APP, COMPONENT_LABEL: WORKER, MANAGED_BY_LABEL: OPERATOR, POOL_LABEL: pool}
+    return {**ours, SESSION_LABEL: session} if session else ours

@@ -1,0 +1,229 @@
+"""Typed views of the objects that router and operator read: only the fields that they use.
+
+msgspec skips every other field, which is what makes thousands of objects cheap to hold (docs/performance.md) and keeps
+a new field, phase or condition from breaking an older reader. Views are frozen; writing goes through merge patches
+(`claude_crds.api`), which touch only the fields they name. Defaults are those of the definitions beside this package.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+
+class Frozen(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="camel"):
+    """Base of the views. `gc=False`: a view never refers to itself, and thousands of them need no collecting."""
+
+
+class OwnerReference(Frozen, frozen=True):
+    kind: str
+    name: str
+    uid: str
+    controller: bool = False
+
+
+class Metadata(Frozen, frozen=True):
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    labels: dict[str, str] = {}
+    owner_references: tuple[OwnerReference, ...] = ()
+    creation_timestamp: datetime | None = None
+    deletion_timestamp: datetime | None = None
+
+
+class Object(Frozen, frozen=True):
+    """What every view has."""
+
+    metadata: Metadata
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def leaving(self) -> bool:
+        """Deleted, but still there."""
+        return self.metadata.deletion_timestamp is not None
+
+
+class Condition(Frozen, frozen=True):
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+    last_transition_time: datetime | None = None
+
+
+class PoolRef(Frozen, frozen=True):
+    name: str = "default"
+
+
+class Usage(Frozen, frozen=True):
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cost_usd: float = msgspec.field(default=0.0, name="costUSD")
+
+
+class SessionSpec(Frozen, frozen=True):
+    conversation_id: str = msgspec.field(name="conversationID")
+    tenant: str = "default"
+    pool_ref: PoolRef = PoolRef()
+    desired_state: str = "Running"
+    last_request_time: datetime | None = None
+    workspace_claim_name: str = ""
+
+
+class SessionStatus(Frozen, frozen=True):
+    phase: str = ""
+    observed_generation: int = 0
+    waiting_since: datetime | None = None
+    pod_name: str = ""
+    endpoint: str = ""
+    volume_claim_name: str = ""
+    claude_session_id: str = msgspec.field(default="", name="claudeSessionID")
+    last_active_time: datetime | None = None
+    turns: int = 0
+    usage: Usage = Usage()
+    restarts: int = 0
+    message: str = ""
+    conditions: tuple[Condition, ...] = ()
+
+
+class ClaudeSession(Object, frozen=True):
+    spec: SessionSpec
+    status: SessionStatus = SessionStatus()
+
+    @property
+    def pool(self) -> str:
+        return self.spec.pool_ref.name
+
+
+class Workspace(Frozen, frozen=True):
+    storage_class_name: str = ""
+    size: str = "10Gi"
+    access_modes: tuple[str, ...] = ("ReadWriteOnce",)
+
+
+class SecretRef(Frozen, frozen=True):
+    name: str
+    key: str = "ANTHROPIC_API_KEY"
+
+
+class Anthropic(Frozen, frozen=True):
+    secret_ref: SecretRef | None = None
+    base_url: str = msgspec.field(default="", name="baseURL")
+
+
+def _models() -> dict[str, str]:
+    return {"claude-code-opus": "opus", "claude-code-sonnet": "sonnet", "claude-code-haiku": "haiku"}
+
+
+class PoolSpec(Frozen, frozen=True):
+    """Durations are as people write them; `duration` reads them."""
+
+    size: int = 5
+    warm: int = 1
+    idle_timeout: str = "5m"
+    queue_timeout: str = "30s"
+    turn_timeout: str = "1h"
+    retention: str = "0"
+    image: str = ""
+    workspace: Workspace = Workspace()
+    pod_template: dict[str, Any] = {}
+    model: str = ""
+    models: dict[str, str] = msgspec.field(default_factory=_models)
+    permission_mode: str = "bypassPermissions"
+    system_prompt: str = "append"
+    tool_activity: str = "reasoning"
+    anthropic: Anthropic = Anthropic()
+
+
+class PoolStatus(Frozen, frozen=True):
+    observed_generation: int = 0
+    live: int = 0
+    busy: int = 0
+    warm: int = 0
+    suspended: int = 0
+    queued: int = 0
+    conditions: tuple[Condition, ...] = ()
+
+
+class ClaudePool(Object, frozen=True):
+    spec: PoolSpec
+    status: PoolStatus = PoolStatus()
+
+
+class Waiting(Frozen, frozen=True):
+    """Why a container does not run yet, such as ImagePullBackOff."""
+
+    reason: str = ""
+    message: str = ""
+
+
+class Terminated(Frozen, frozen=True):
+    """How a container ended, such as OOMKilled."""
+
+    reason: str = ""
+    message: str = ""
+    exit_code: int = 0
+
+
+class ContainerState(Frozen, frozen=True):
+    waiting: Waiting | None = None
+    terminated: Terminated | None = None
+
+
+class ContainerStatus(Frozen, frozen=True):
+    name: str
+    ready: bool = False
+    restart_count: int = 0
+    state: ContainerState = ContainerState()
+    last_state: ContainerState = ContainerState()
+
+
+class ClaimSource(Frozen, frozen=True):
+    claim_name: str
+
+
+class Volume(Frozen, frozen=True):
+    persistent_volume_claim: ClaimSource | None = None
+
+
+class PodSpec(Frozen, frozen=True):
+    node_name: str = ""
+    volumes: tuple[Volume, ...] = ()
+
+
+class PodStatus(Frozen, frozen=True):
+    phase: str = ""
+    reason: str = ""
+    message: str = ""
+    pod_ip: str = msgspec.field(default="", name="podIP")
+    conditions: tuple[Condition, ...] = ()
+    container_statuses: tuple[ContainerStatus, ...] = ()
+    init_container_statuses: tuple[ContainerStatus, ...] = ()
+
+
+class Pod(Object, frozen=True):
+    spec: PodSpec = PodSpec()
+    status: PodStatus = PodStatus()
+
+
+class ClaimStatus(Frozen, frozen=True):
+    phase: str = ""
+    conditions: tuple[Condition, ...] = ()
+
+
+class PersistentVolumeClaim(Object, frozen=True):
+    status: ClaimStatus = ClaimStatus()
+
+
+def condition(conditions: tuple[Condition, ...], type_: str) -> Condition | None:
+    """The condition of that type, if there is one."""
+    return next((c for c in conditions if c.type == type_), None)
