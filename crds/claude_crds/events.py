@@ -36,6 +36,7 @@ class Cause(StrEnum):
     SECRET_MISSING = "SecretNotFound"
     KEY_REFUSED = "KeyRefused"
     CRASHED = "WorkerFailed"
+    API = "ApiUnavailable"
 
 
 def event(

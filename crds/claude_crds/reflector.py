@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, ValuesView
@@ -81,7 +82,10 @@ _EVENT = msgspec.json.Decoder(_Event)
 
 
 class Reflector(Generic[T]):
-    """See the module. `last_event` and `last_sync` are on `clock`: when the server was last heard, and last listed."""
+    """See the module. With `resync`, all is listed anew when a watch ends that many seconds after the last LIST.
+
+    `last_event` and `last_sync` are on `clock`: when the server was last heard, and last listed.
+    """
 
     def __init__(
         self,
@@ -92,6 +96,7 @@ class Reflector(Generic[T]):
         label_selector: str = "",
         indexes: Mapping[str, Index[T]] | None = None,
         page: int = PAGE,
+        resync: float = math.inf,
         silence: float = SILENCE_SECONDS,
         backoff: Callable[[int], float] = backoff,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -102,6 +107,7 @@ class Reflector(Generic[T]):
         self._namespace = namespace
         self._selector = {"labelSelector": label_selector}
         self._page = page
+        self._resync = resync
         self._silence = silence
         self._backoff = backoff
         self._sleep = sleep
@@ -169,7 +175,7 @@ class Reflector(Generic[T]):
     async def _round(self) -> tuple[Exception | None, bool]:
         """A LIST if need be, then a watch to its end: what ended it, and whether it was a good one."""
         try:
-            if self._relist:
+            if self._relist or self._clock() - (self.last_sync or 0.0) > self._resync:
                 await self._list()
         except _FAILURES as failure:
             return failure, False

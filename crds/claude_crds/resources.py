@@ -34,6 +34,8 @@ POOL_LABEL = f"{GROUP}/pool"
 """Name of the ClaudePool that a pod or claim belongs to."""
 SESSION_LABEL = f"{GROUP}/session"
 """Name of the ClaudeSession that it is bound to. Absent: a warm spare's."""
+SESSION_UID_LABEL = f"{GROUP}/session-uid"
+"""Its uid: one that was deleted and begun anew has the same name."""
 TEMPLATE_LABEL = f"{GROUP}/template"
 """Hash of what a pod was made from; another than the pool's present one: the pod is stale."""
 CONVERSATION_ANNOTATION = f"{GROUP}/conversation"
@@ -112,7 +114,16 @@ def timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def labels(pool: str, session: str = "") -> Mapping[str, str]:
+def labels(pool: str, session: ClaudeSession | None = None) -> Mapping[str, str]:
     """Labels of a pool's worker pods and claims; without a session, those of a warm spare."""
     ours = {NAME_LABEL: APP, COMPONENT_LABEL: WORKER, MANAGED_BY_LABEL: OPERATOR, POOL_LABEL: pool}
-    return {**ours, SESSION_LABEL: session} if session else ours
+    return {**ours, **binding(session)} if session else ours
+
+
+def binding(session: ClaudeSession) -> Mapping[str, str]:
+    """The labels that bind a pod or claim to a session."""
+    return {SESSION_LABEL: session.name, SESSION_UID_LABEL: session.metadata.uid}
+
+
+WORKERS_SELECTOR = f"{NAME_LABEL}={APP},{COMPONENT_LABEL}={WORKER}"
+"""Finds all worker pods and claims."""

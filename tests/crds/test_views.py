@@ -10,7 +10,7 @@ import pytest
 
 from claude_crds.events import Step, event
 from claude_crds.resources import CLAIMS, PODS, POOLS, SESSIONS, Phase, Resource, duration, labels, timestamp
-from claude_crds.views import Metadata, Object, condition
+from claude_crds.views import ClaudeSession, Metadata, Object, SessionSpec, condition
 
 MANAGED = [{"manager": "x", "operation": "Update", "apiVersion": "v1", "fieldsV1": {"f:metadata": {}}}]
 
@@ -171,7 +171,9 @@ def test_paths() -> None:
 def test_labels_tell_a_spare_from_a_sessions_worker() -> None:
     assert labels("p")["claude-code-api.io/pool"] == "p"
     assert "claude-code-api.io/session" not in labels("p")
-    assert labels("p", "s")["claude-code-api.io/session"] == "s"
+    session = ClaudeSession(metadata=Metadata(name="s", uid="u"), spec=SessionSpec(conversation_id="c"))
+    assert labels("p", session)["claude-code-api.io/session"] == "s"
+    assert labels("p", session)["claude-code-api.io/session-uid"] == "u"
 
 
 @pytest.mark.parametrize(

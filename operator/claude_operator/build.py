@@ -1,0 +1,192 @@
+"""The manifests of worker pods and of their volumes' claims. Pure: the same pool gives the same manifest.
+
+A worker's pod has what the *restricted* Pod Security Standard asks for, the session's volume at /session and
+empty directories at /tmp and HOME. A pool's `podTemplate` is laid over that: maps are merged, lists of named things are
+merged by name, other values replace ours; the operator's own labels and what makes a worker a worker stay.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from claude_crds.resources import (
+    API_VERSION,
+    CONVERSATION_ANNOTATION,
+    PORT_NAME,
+    TEMPLATE_LABEL,
+    WORKER_CONTAINER,
+    WORKER_PORT,
+    duration,
+    labels,
+)
+from claude_crds.tokens import token_hash
+from claude_crds.views import ClaudePool, ClaudeSession
+from claude_operator.settings import OperatorSettings
+
+Json = dict[str, Any]
+
+USER = 10001
+_VOLUME = "session"
+_GRACE_SECONDS = 30
+"""For a worker that was not drained before: its own grace is shorter."""
+
+_RESOURCES: Json = {"requests": {"cpu": "100m", "memory": "512Mi", "ephemeral-storage": "256Mi"},
+                    "limits": {"memory": "2Gi", "ephemeral-storage": "4Gi"}}  # fmt: skip
+_NAMED = frozenset({"containers", "initContainers", "env", "volumes", "volumeMounts", "ports", "imagePullSecrets"})
+_KEYS = {"volumeMounts": "mountPath", "ports": "containerPort"}
+
+
+def template(pool: ClaudePool, settings: OperatorSettings) -> Json:
+    """What all worker pods of the pool have in common: metadata and spec, without name, volume and token."""
+    spec = pool.spec
+    ours: Json = {
+        "metadata": {},
+        "spec": {
+            "restartPolicy": "Always",
+            "terminationGracePeriodSeconds": _GRACE_SECONDS,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            **({"serviceAccountName": settings.worker_service_account} if settings.worker_service_account else {}),
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": USER,
+                "runAsGroup": USER,
+                "fsGroup": USER,
+                "fsGroupChangePolicy": "OnRootMismatch",
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [_container(pool, settings)],
+            "volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "home", "emptyDir": {}}],
+        },
+    }
+    theirs = spec.pod_template
+    merged: Json = merge(ours, {k: v for k, v in theirs.items() if k in ("metadata", "spec")})
+    # The worker comes first, whatever a template adds: `kubectl exec` and `kubectl logs` take the first.
+    merged["spec"]["containers"].sort(key=lambda c: c.get("name") != WORKER_CONTAINER)
+    return merged
+
+
+def _container(pool: ClaudePool, settings: OperatorSettings) -> Json:
+    return {
+        "name": WORKER_CONTAINER,
+        "image": pool.spec.image or settings.worker_image,
+        "imagePullPolicy": settings.worker_image_pull_policy,
+        "env": _environment(pool),
+        "ports": [{"name": PORT_NAME, "containerPort": WORKER_PORT}],
+        "resources": _RESOURCES,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": _VOLUME, "mountPath": "/session"},
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "home", "mountPath": "/home/claude"},
+        ],
+    }
+
+
+def _environment(pool: ClaudePool) -> list[Json]:
+    spec = pool.spec
+    values = {
+        "HOST": "0.0.0.0",
+        "PORT": str(WORKER_PORT),
+        "VOLUME_DIR": "/session",
+        "HOME": "/home/claude",
+        "TMPDIR": "/tmp",
+        "IS_SANDBOX": "1",
+        "PERMISSION_MODE": spec.permission_mode,
+        "MODELS": json.dumps(spec.models, sort_keys=True),
+        "MODEL": spec.model,
+        "TOOL_ACTIVITY": spec.tool_activity,
+        "SYSTEM_PROMPT_MODE": spec.system_prompt,
+        "TURN_TIMEOUT_MS": str(round(duration(spec.turn_timeout) * 1000)),
+        "LOG_FORMAT": "json",
+        "ANTHROPIC_BASE_URL": spec.anthropic.base_url,
+    }
+    environment: list[Json] = [{"name": k, "value": v} for k, v in values.items() if v]
+    if ref := spec.anthropic.secret_ref:
+        source = {"secretKeyRef": {"name": ref.name, "key": ref.key}}
+        environment.append({"name": "ANTHROPIC_API_KEY", "valueFrom": source})
+    return environment
+
+
+def template_hash(made: Mapping[str, Any]) -> str:
+    """Ten characters that are others as soon as any worker made from it would be another."""
+    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def pod(
+    made: Mapping[str, Any], pool: ClaudePool, name: str, claim: str, token: str, session: ClaudeSession | None
+) -> Json:
+    """A worker pod of that template, on that claim; bound to a session, or a warm spare."""
+    whole: Json = msgspec.json.decode(msgspec.json.encode(made))
+    ours = {**labels(pool.name, session), TEMPLATE_LABEL: template_hash(made)}
+    annotations = {CONVERSATION_ANNOTATION: session.spec.conversation_id} if session else {}
+    metadata = whole["metadata"]
+    whole["metadata"] = {
+        "name": name,
+        "labels": {**metadata.get("labels", {}), **ours},
+        "annotations": {**metadata.get("annotations", {}), **annotations},
+        "ownerReferences": [owner(pool, "ClaudePool")],
+    }
+    spec = whole["spec"]
+    spec["volumes"] = [v for v in spec["volumes"] if v.get("name") != _VOLUME]
+    spec["volumes"].append({"name": _VOLUME, "persistentVolumeClaim": {"claimName": claim}})
+    worker = next(c for c in spec["containers"] if c["name"] == WORKER_CONTAINER)
+    worker["env"] = [e for e in worker["env"] if e["name"] != "TOKEN_SHA256"]
+    worker["env"].append({"name": "TOKEN_SHA256", "value": token_hash(token)})
+    return whole
+
+
+def claim(pool: ClaudePool, name: str, session: ClaudeSession | None) -> Json:
+    """The claim of a session's volume; a spare's belongs to the pool until a session claims it."""
+    workspace = pool.spec.workspace
+    spec: Json = {
+        "accessModes": list(workspace.access_modes),
+        "resources": {"requests": {"storage": workspace.size}},
+    }
+    if workspace.storage_class_name:
+        spec["storageClassName"] = workspace.storage_class_name
+    return {
+        "metadata": {
+            "name": name,
+            "labels": dict(labels(pool.name, session)),
+            "ownerReferences": [claim_owner(pool, session)],
+        },
+        "spec": spec,
+    }
+
+
+def claim_owner(pool: ClaudePool, session: ClaudeSession | None) -> Json:
+    """Who a claim goes with: its session, and while it has none its pool."""
+    return owner(session, "ClaudeSession") if session else owner(pool, "ClaudePool")
+
+
+def owner(object_: ClaudePool | ClaudeSession, kind: str) -> Json:
+    """An owner reference that garbage collection follows."""
+    meta = object_.metadata
+    return {"apiVersion": API_VERSION, "kind": kind, "name": meta.name, "uid": meta.uid, "controller": True}
+
+
+def merge(base: Any, over: Any, key: str = "") -> Any:
+    """`over` laid over `base`, as `podTemplate` promises; neither is changed."""
+    if isinstance(base, dict) and isinstance(over, dict):
+        merged = dict(base)
+        for name, value in over.items():
+            merged[name] = merge(base[name], value, name) if name in base else value
+        return merged
+    if isinstance(base, list) and isinstance(over, list) and key in _NAMED:
+        field = _KEYS.get(key, "name")
+        known = {item.get(field): item for item in base}
+        for item in over:
+            known[item.get(field)] = merge(known[item.get(field)], item) if item.get(field) in known else item
+        return list(known.values())
+    return over

@@ -1,0 +1,301 @@
+"""One pool's keeper: read, `decide`, apply, publish, and sleep until something rings or time changes something.
+
+Level-triggered: a bell only says that something may have changed. Writes run beside the rounds; a slot or session with
+one under way is left alone until it is over, and counts as what it is about to become.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any
+
+from claude_crds.access import AccessError
+from claude_crds.errors import AlreadyExists, ApiError, Conflict, NotFound
+from claude_crds.events import Cause, Step
+from claude_crds.resources import SESSIONS, Phase, duration
+from claude_crds.views import ClaudePool, ClaudeSession, SessionStatus
+from claude_operator import build, trouble
+from claude_operator.acts import Acts
+from claude_operator.decide import Action, Claim, Drain, Policy, Queue, Session, Start, StartWarm, decide
+from claude_operator.lease import NotLeading
+from claude_operator.metrics import OperatorMetrics
+from claude_operator.observe import Observer
+from claude_operator.publish import Publisher, pool_missing
+from claude_operator.settings import OperatorSettings
+from claude_operator.slots import HOLD_SECONDS, Slot
+from claude_operator.state import PoolState
+from claude_operator.workers import Busy
+from claude_operator.world import ATTENDED, World
+
+log = logging.getLogger(__name__)
+
+_SHORTEST_SLEEP_SECONDS = 0.01
+_AFTER_ERROR_SECONDS = 1.0
+_REFILL_SECONDS = 1.0
+"""From a claim to the start of the next spare: its boot must not compete with the conversation's first turn."""
+
+
+class Keeper:
+    """Looks after one pool, from `run` until it is cancelled."""
+
+    def __init__(
+        self, state: PoolState, world: World, acts: Acts, metrics: OperatorMetrics, settings: OperatorSettings
+    ) -> None:
+        self.state = state
+        self._world = world
+        self._acts = acts
+        self._metrics = metrics
+        self._settings = settings
+        self._observer = Observer(state, world, acts.workers, settings.start_timeout, self._remove)
+        self._publisher = Publisher(state, world, acts, metrics, settings.status_interval)
+        self._hashed = ("", "")
+        self.last_round = state.clock()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        state = self.state
+        while True:
+            state.bell.clear()
+            began = state.clock()
+            try:
+                wake_at = self.round(began)
+            except Exception:
+                log.exception("a round failed", extra={"fields": {"pool": state.name}})
+                self._metrics.errors.labels("round").inc()
+                wake_at = began + _AFTER_ERROR_SECONDS
+            self.last_round = state.clock()
+            self._metrics.rounds.observe(self.last_round - began)
+            delay = None if wake_at is None else max(_SHORTEST_SLEEP_SECONDS, wake_at - state.clock())
+            # Not `wait_for`: until Python 3.12 it loses a cancellation that comes together with the bell.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await state.bell.wait()
+
+    async def end(self) -> None:
+        """Let go of everything; what is under way is cut off, as a crash would."""
+        tasks = [*self.state.tasks, *(s.followed for s in self.state.slots.values() if s.followed)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- a round -------------------------------------------------------------------------------------------------
+
+    def round(self, now: float) -> float | None:
+        """Look at everything, do what is to be done; returns when to look again if nothing rings."""
+        state, pool = self.state, self._world.pools.get(self.state.name)
+        self._observer.look(now)
+        attended = self._attend(pool, now)
+        wakes: list[float | None] = [s.held_until for s in state.slots.values()]
+        wakes += [s.since + self._settings.start_timeout for s in state.slots.values() if not s.proven]
+        if now < state.paused_until:
+            wakes.append(state.paused_until)
+        else:
+            if pool is not None and not pool.leaving:
+                wakes += self._decide(pool, attended, now)
+                wakes += self._publisher.pool(pool, now)
+            self._own(pool, attended)
+            wakes += self._publisher.sessions(attended, now)
+        self._forget(attended, now)
+        wakes += [n.lapses(now) for n in state.notes.values()]
+        wakes += [n.retry_at for n in state.notes.values()]
+        return min((t for t in wakes if t is not None and t > now), default=None)
+
+    def _attend(self, pool: ClaudePool | None, now: float) -> dict[str, ClaudeSession]:
+        """The sessions that may need something, each with its note brought up to date."""
+        state, sessions = self.state, self._world.sessions
+        attended = {s.name: s for s in sessions.by(ATTENDED, state.name)}
+        for bound in {s.session for s in state.slots.values()}:
+            if bound and bound not in attended and (found := sessions.get(bound)):
+                attended[found.name] = found
+        unix = state.unix()
+        for session in attended.values():
+            note, slot = state.note(session.name), state.slot_of(session.name)
+            if slot is None and session.status.phase == Phase.READY and not note.writing and note.trouble is None:
+                note.revive = True  # it was lost while nobody looked
+                note.restarts = session.status.restarts + 1
+            note.look(session, now, unix)
+            if pool is None or pool.leaving:
+                note.trouble, note.not_before = pool_missing(state.name), now + _AFTER_ERROR_SECONDS
+                note.revive = False
+            elif self._volume_lost(session, slot):
+                note.trouble = trouble.volume_lost(session.status.volume_claim_name)
+                note.not_before, note.revive = now + _AFTER_ERROR_SECONDS, False
+            elif note.trouble is not None and self._over(note.trouble, note.failed_at):
+                note.trouble = None
+        self._metrics.phases(state.name, Counter(s.status.phase for s in attended.values()))
+        return attended
+
+    def _volume_lost(self, session: ClaudeSession, slot: Slot | None) -> bool:
+        """Whether memory and files are gone. A claim that was never used has nothing to lose, and is made again."""
+        status, spec = session.status, session.spec
+        used = status.turns > 0 or status.claude_session_id
+        known = status.volume_claim_name
+        return bool(slot is None and used and known and not spec.workspace_claim_name) and (
+            self._world.claims.get(known) is None
+        )
+
+    def _over(self, found: trouble.Trouble, failed_at: float) -> bool:
+        """Whether the cause of a failure is known to be gone."""
+        if found.cause in (Cause.POOL_MISSING, Cause.VOLUME_LOST):
+            return True  # they are looked for anew in each round
+        return found.cause is not Cause.KEY_REFUSED and self.state.healthy_at > failed_at
+
+    def _decide(self, pool: ClaudePool, attended: dict[str, ClaudeSession], now: float) -> list[float | None]:
+        state, spec = self.state, pool.spec
+        template = self._template(pool)
+        # While nothing can be started, one spare is tried now and then, so that recovery is seen without a request.
+        warm = max(spec.warm, 1) if state.trouble else spec.warm
+        policy = Policy(spec.size, min(warm, spec.size), duration(spec.idle_timeout), state.warm_not_before)
+        sessions = [self._view(s, now) for s in attended.values() if not s.leaving]
+        workers = [slot.view(now, template) for slot in state.slots.values()]
+        decision = decide(policy, sessions, workers, now)
+        state.positions = {a.session: a.position for a in decision.actions if isinstance(a, Queue)}
+        for action in decision.actions:
+            self._apply(action, pool, attended, now)
+        return [decision.wake_at, state.warm_not_before]
+
+    def _template(self, pool: ClaudePool) -> str:
+        version = pool.metadata.resource_version
+        if self._hashed[0] != version:
+            self._hashed = version, build.template_hash(build.template(pool, self._settings))
+        return self._hashed[1]
+
+    def _view(self, session: ClaudeSession, now: float) -> Session:
+        note = self.state.note(session.name)
+        return note.view(session, fresh=not self._world.claim_of(session))
+
+    def _apply(self, action: Action, pool: ClaudePool, attended: dict[str, ClaudeSession], now: float) -> None:
+        state = self.state
+        match action:
+            case Claim(session, worker):
+                slot = state.slots[worker]
+                slot.session, slot.last_active, slot.kind = session, now, "claim"
+                state.warm_not_before = max(state.warm_not_before, now + _REFILL_SECONDS)
+                slot.operation = state.spawn(self._claim(slot, attended[session]))
+            case Start(session):
+                self._start(pool, attended[session], now)
+            case StartWarm():
+                if state.warm_not_before > now:
+                    return
+                name = f"{pool.name[:45]}-{secrets.token_hex(4)}"
+                slot = state.slots[name] = Slot(name, name, None, since=now, last_active=now, kind="warm")
+                slot.operation = state.spawn(self._operate(slot, self._acts.start(slot, pool, None, None)))
+            case Drain(worker, reason):
+                slot = state.slots[worker]
+                if slot.operation is None and slot.pod is not None:
+                    slot.draining = reason
+                    slot.operation = state.spawn(self._drain(slot, attended.get(slot.session or ""), now))
+            case _:
+                pass
+
+    # -- acts ----------------------------------------------------------------------------------------------------
+
+    async def _operate(self, slot: Slot, act: Coroutine[Any, Any, None]) -> None:
+        """Run an act on the slot; whatever goes wrong is noted, and the slot is free again."""
+        state = self.state
+        try:
+            await act
+        except Busy:
+            slot.draining = ""
+            slot.held_until = state.clock() + HOLD_SECONDS
+        except (Conflict, AlreadyExists, NotFound) as error:
+            slot.draining, slot.deleting = "", False
+            self._metrics.errors.labels("conflict").inc()
+            log.info("decided on old news", extra={"fields": {"pod": slot.name, "reason": str(error)}})
+            state.pause(state.clock(), _SHORTEST_SLEEP_SECONDS)
+        except (ApiError, AccessError, NotLeading) as error:
+            slot.draining, slot.deleting = "", False
+            self._not_done(slot, error)
+        except Exception:
+            slot.draining, slot.deleting = "", False
+            self._metrics.errors.labels("act").inc()
+            log.exception("an act failed", extra={"fields": {"pod": slot.name}})
+            state.pause(state.clock(), _AFTER_ERROR_SECONDS)
+        finally:
+            slot.operation = None
+            if slot.pod is None and self._world.pods.get(slot.name) is None:
+                state.slots.pop(slot.name, None)
+
+    def _not_done(self, slot: Slot, error: Exception) -> None:
+        state, now = self.state, self.state.clock()
+        self._metrics.errors.labels("api").inc()
+        log.warning("a write failed", extra={"fields": {"pod": slot.name, "reason": str(error)}})
+        found = trouble.of_error(error) if isinstance(error, ApiError) else None
+        if found is None or found.cause is Cause.API:
+            state.pause(now, _AFTER_ERROR_SECONDS)
+        elif slot.pod is None:
+            state.failed_to_start(found, slot.session, now, pool_wide=True)
+
+    async def _claim(self, slot: Slot, session: ClaudeSession) -> None:
+        await self._operate(slot, self._acts.claim(slot, session))
+        if slot.pod is None or self._world.pods.get(slot.name) is None:
+            return
+        state = self.state
+        state.recorder.tell(SESSIONS, session, Step.CLAIMED, f"Claimed the warm worker {slot.name}.")
+
+    def _start(self, pool: ClaudePool, session: ClaudeSession, now: float) -> None:
+        state = self.state
+        known = self._world.claim_of(session)
+        claim = known or f"{session.name}-{session.metadata.uid[:8]}"
+        # A name that a status already gives was decided on by an operator that died: the same again is no second pod.
+        told = session.status.pod_name if session.status.phase == Phase.STARTING else ""
+        again = told if told and self._world.pods.get(told) is None and told not in state.slots else ""
+        name = again or f"{session.name}-{secrets.token_hex(3)}"
+        slot = state.slots[name] = Slot(name, claim, session.name, since=now, last_active=now)
+        slot.kind = "resume" if session.status.turns or session.spec.workspace_claim_name else "start"
+        note = state.note(session.name)
+        note.trouble = None
+        status = self._publisher.status_of(session, slot, now)
+        slot.operation = state.spawn(self._operate(slot, self._started(slot, pool, session, status)))
+
+    async def _started(self, slot: Slot, pool: ClaudePool, session: ClaudeSession, status: SessionStatus) -> None:
+        await self._acts.start(slot, pool, session, status)
+        told = f"Started worker {slot.name} on volume {slot.claim}."
+        self.state.recorder.tell(SESSIONS, session, Step.STARTED, told)
+
+    async def _drain(self, slot: Slot, session: ClaudeSession | None, now: float) -> None:
+        status = self._publisher.status_of(session, slot, now) if session else None
+        reason = slot.draining
+        await self._operate(slot, self._acts.drain(slot, session, status))
+        if not slot.deleting:
+            return
+        self._metrics.evictions.labels(reason).inc()
+        if session is not None and reason == "evicted":
+            told = "Evicted: the pool needs the room for a conversation that waits, and this one was idle the longest."
+            self.state.recorder.tell(SESSIONS, session, Step.EVICTED, told)
+
+    def _remove(self, slot: Slot, purge: bool) -> None:
+        slot.operation = self.state.spawn(self._operate(slot, self._acts.delete_pod(slot, purge=purge)))
+
+    def _own(self, pool: ClaudePool | None, attended: dict[str, ClaudeSession]) -> None:
+        """Every bound worker's claim is its session's own."""
+        for slot in self.state.slots.values():
+            session = attended.get(slot.session or "")
+            claim = self._world.claims.get(slot.claim)
+            if session is None or claim is None or pool is None or slot.operation is not None or slot.owning:
+                continue
+            owned = any(o.uid == session.metadata.uid for o in claim.metadata.owner_references)
+            if not owned and not session.leaving and claim.name != session.spec.workspace_claim_name:
+                slot.owning = True
+                self.state.spawn(self._owned(slot, self._acts.own_claim(claim, pool, session)))
+
+    async def _owned(self, slot: Slot, act: Coroutine[Any, Any, None]) -> None:
+        try:
+            await act
+        except (ApiError, AccessError) as error:
+            log.warning("a claim was not given to its session: %s", error)
+            self.state.pause(self.state.clock(), _AFTER_ERROR_SECONDS)
+        finally:
+            slot.owning = False
+
+    def _forget(self, attended: dict[str, ClaudeSession], now: float) -> None:
+        """Drop the notes of sessions that need nothing, once what failed is long ago."""
+        for name in [n for n in self.state.notes if n not in attended]:
+            note = self.state.notes[name]
+            if self._world.sessions.get(name) is None or now > note.not_before + HOLD_SECONDS:
+                del self.state.notes[name]

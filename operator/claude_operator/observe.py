@@ -1,0 +1,201 @@
+"""The first half of a round: pods and workers' words become slots; what ended, failed or was lost is noted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from claude_crds.events import Cause, Step
+from claude_crds.resources import PODS, POOLS, SESSION_UID_LABEL, SESSIONS
+from claude_crds.views import Pod
+from claude_operator import trouble as troubles
+from claude_operator.decide import WorkerState
+from claude_operator.slots import Slot, Word, bound_to, claim_of, worker_container
+from claude_operator.state import PoolState
+from claude_operator.trouble import Trouble
+from claude_operator.workers import Workers
+from claude_operator.world import BY_POOL, World
+
+_POOL_WIDE = frozenset({
+    Cause.IMAGE, Cause.SECRET_MISSING, Cause.QUOTA, Cause.REFUSED, Cause.UNSCHEDULABLE, Cause.VOLUME_PENDING,
+})  # fmt: skip
+"""Causes that would keep any worker of the pool from starting."""
+
+
+class Observer:
+    """`remove(slot, purge)` is how it asks for a pod's deletion."""
+
+    def __init__(
+        self,
+        state: PoolState,
+        world: World,
+        workers: Workers,
+        start_timeout: float,
+        remove: Callable[[Slot, bool], None],
+    ) -> None:
+        self._state = state
+        self._world = world
+        self._workers = workers
+        self._start_timeout = start_timeout
+        self._remove = remove
+
+    def look(self, now: float) -> None:
+        """Bring the slots up to date."""
+        pods = {pod.name: pod for pod in self._world.pods.by(BY_POOL, self._state.name)}
+        for pod in pods.values():
+            self._see(pod, now)
+        for slot in tuple(self._state.slots.values()):
+            if slot.operation is not None:
+                continue
+            if slot.name in pods:
+                self._step(slot, now)
+            else:
+                self._gone(slot, now)
+
+    def _see(self, pod: Pod, now: float) -> None:
+        slot = self._state.slots.get(pod.name)
+        if slot is None:
+            made = pod.metadata.creation_timestamp
+            age = max(0.0, self._state.unix() - made.timestamp()) if made else 0.0
+            container = worker_container(pod)
+            slot = self._state.slots[pod.name] = Slot(
+                pod.name,
+                claim_of(pod),
+                bound_to(pod),
+                since=now - age,
+                last_active=now,
+                restarts=container.restart_count if container else 0,
+            )
+        slot.pod = pod
+        if slot.operation is None:
+            slot.session = bound_to(pod)
+
+    def _step(self, slot: Slot, now: float) -> None:
+        assert slot.pod is not None
+        if slot.pod.leaving or slot.deleting:
+            self._unfollow(slot)
+            return
+        if self._ownerless(slot):
+            self._remove(slot, True)
+        elif slot.state is WorkerState.TERMINATING:
+            self._lost(slot, troubles.how_it_ended(slot.pod) or "it ended", now)
+            self._remove(slot, False)
+        elif slot.word is not None and slot.word.phase in ("draining", "drained") and not slot.draining:
+            # Another operator, or somebody else, has asked it to: it will take no turn any more.
+            slot.draining = "drained"
+            self._remove(slot, False)
+        else:
+            self._follow(slot)
+            self._restarts(slot, now)
+            self._health(slot, now)
+
+    def _ownerless(self, slot: Slot) -> bool:
+        """Whether it is bound to a session that is deleted, or to an earlier one of the same name."""
+        if slot.session is None:
+            return False
+        session = self._world.sessions.get(slot.session)
+        uid = slot.pod.metadata.labels.get(SESSION_UID_LABEL) if slot.pod else None
+        return session is None or session.leaving or (uid is not None and uid != session.metadata.uid)
+
+    # -- the worker's own word -----------------------------------------------------------------------------------
+
+    def _follow(self, slot: Slot) -> None:
+        if slot.followed is None and slot.endpoint:
+
+            def hear(word: Word | None) -> None:
+                if word is None:
+                    slot.word = None
+                else:
+                    slot.hear(word, self._state.clock())
+                self._state.bell.set()
+
+            slot.followed = asyncio.get_running_loop().create_task(
+                self._workers.follow(slot.name, slot.endpoint, hear), name=f"follow {slot.name}"
+            )
+
+    @staticmethod
+    def _unfollow(slot: Slot) -> None:
+        if slot.followed is not None:
+            slot.followed.cancel()
+            slot.followed = None
+
+    # -- what goes wrong -----------------------------------------------------------------------------------------
+
+    def _restarts(self, slot: Slot, now: float) -> None:
+        assert slot.pod is not None
+        container = worker_container(slot.pod)
+        if container is None or container.restart_count <= slot.restarts:
+            return
+        times, slot.restarts = container.restart_count - slot.restarts, container.restart_count
+        how = troubles.how_it_ended(slot.pod)
+        slot.word = None if container.state.terminated or container.state.waiting else slot.word
+        if slot.session and (session := self._world.sessions.get(slot.session)):
+            self._state.note(slot.session).restarts = session.status.restarts + times
+            self._tell(slot, Step.RESTARTED, f"Worker {slot.name} ended ({how}) and was started again.", warning=True)
+
+    def _health(self, slot: Slot, now: float) -> None:
+        claim = self._world.claims.get(slot.claim)
+        if slot.state is WorkerState.READY:
+            if not slot.proven:
+                slot.proven = True
+                self._state.started_well(now)
+            if slot.word is not None and slot.word.problem == "key_refused" and not slot.busy(now):
+                self._key_refused(slot, now)
+            return
+        found = troubles.of_slot(slot, claim, now, self._start_timeout)
+        slot.trouble = found
+        if found is not None and found.hopeless:
+            self._failed(slot, found, now)
+            self._remove(slot, False)
+
+    def _failed(self, slot: Slot, found: Trouble, now: float) -> None:
+        wide = slot.session is None or found.cause in _POOL_WIDE
+        self._state.failed_to_start(found, slot.session, now, pool_wide=wide)
+        self._tell(slot, Step.FAILED, f"{found.cause}: {found.message}", warning=True)
+
+    def _key_refused(self, slot: Slot, now: float) -> None:
+        """Its environment holds a key that is no good: so do those of all workers that were started before now."""
+        found = troubles.key_refused()
+        self._state.failed_to_start(found, slot.session, now, pool_wide=False)
+        self._tell(slot, Step.FAILED, f"{found.cause}: {found.message}", warning=True)
+        for other in self._state.slots.values():
+            other.outdated = True
+        self._remove(slot, False)
+
+    def _gone(self, slot: Slot, now: float) -> None:
+        """Nothing is left of its pod."""
+        self._unfollow(slot)
+        del self._state.slots[slot.name]
+        if slot.draining or slot.deleting:
+            return
+        self._lost(slot, troubles.how_it_ended(slot.pod) if slot.pod else "", now)
+
+    def _lost(self, slot: Slot, how: str, now: float) -> None:
+        """A pod that nobody here has ended. Its session gets another at once; one that never got ready backs off."""
+        told = f"Worker {slot.name} was lost{f' ({how})' if how else ''}"
+        if slot.session is None:
+            if not slot.proven:
+                self._state.failed_to_start(
+                    Trouble(Cause.CRASHED, told + " before it was ready.", True), None, now, pool_wide=False
+                )
+            return
+        session = self._world.sessions.get(slot.session)
+        if session is None or session.leaving:
+            return
+        note = self._state.note(slot.session)
+        note.restarts = session.status.restarts + 1
+        if not slot.proven:
+            note.fail(Trouble(Cause.CRASHED, told + " before it was ready.", True), now)
+        note.revive = True
+        self._tell(slot, Step.RESTARTED, f"{told}; another is started on the same volume.", warning=True)
+
+    def _tell(self, slot: Slot, step: Step, message: str, *, warning: bool = False) -> None:
+        """An Event about the session, or, of a spare, about the pool."""
+        recorder = self._state.recorder
+        session = self._world.sessions.get(slot.session) if slot.session else None
+        if session is not None:
+            recorder.tell(SESSIONS, session, step, message, warning=warning)
+        elif pool := self._world.pools.get(self._state.name):
+            recorder.tell(POOLS, pool, step, message, warning=warning)
+        elif slot.pod is not None:
+            recorder.tell(PODS, slot.pod, step, message, warning=warning)

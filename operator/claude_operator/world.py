@@ -1,0 +1,106 @@
+"""The operator's view of its namespace: four reflectors, and the bells they ring."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from claude_crds.api import Api
+from claude_crds.reflector import Reflector
+from claude_crds.resources import (
+    CLAIMS,
+    PODS,
+    POOL_LABEL,
+    POOLS,
+    SESSION_LABEL,
+    SESSION_UID_LABEL,
+    SESSIONS,
+    WORKERS_SELECTOR,
+)
+from claude_crds.views import ClaudePool, ClaudeSession, Object, PersistentVolumeClaim, Pod
+from claude_operator.notes import attended
+
+BY_POOL = "pool"
+BY_SESSION = "session"
+ATTENDED = "attended"
+"""Sessions of a pool that may need something; the suspended ones, most of all, cost nothing here."""
+
+
+class World:
+    """Made anew by each term of leadership, so that its first word is a fresh LIST."""
+
+    def __init__(self, api: Api, namespace: str, ring: Callable[[str], None], *, resync: float) -> None:
+        self._ring = ring
+        self.sessions = Reflector(
+            api,
+            SESSIONS,
+            namespace,
+            indexes={BY_POOL: lambda s: [s.pool], ATTENDED: lambda s: [s.pool] if attended(s) else []},
+            resync=resync,
+        )
+        self.pools = Reflector(api, POOLS, namespace, resync=resync)
+        self.pods = Reflector(
+            api,
+            PODS,
+            namespace,
+            label_selector=WORKERS_SELECTOR,
+            indexes={BY_POOL: _pool_of, BY_SESSION: _session_of},
+            resync=resync,
+        )
+        self.claims = Reflector(
+            api,
+            CLAIMS,
+            namespace,
+            label_selector=WORKERS_SELECTOR,
+            indexes={BY_POOL: _pool_of, BY_SESSION: _session_of},
+            resync=resync,
+        )
+        self.sessions.listen(lambda _, old, new: self._rang(old, new, lambda s: [s.pool]))
+        self.pools.listen(lambda _, old, new: self._rang(old, new, lambda p: [p.name]))
+        self.pods.listen(lambda _, old, new: self._rang(old, new, _pool_of))
+        self.claims.listen(lambda _, old, new: self._rang(old, new, _pool_of))
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def reflectors(
+        self,
+    ) -> tuple[Reflector[ClaudeSession], Reflector[ClaudePool], Reflector[Pod], Reflector[PersistentVolumeClaim]]:
+        return self.sessions, self.pools, self.pods, self.claims
+
+    async def begin(self) -> None:
+        """Follow all four; returns when each has been listed."""
+        self._tasks = [asyncio.create_task(reflector.run()) for reflector in self.reflectors]
+        for reflector in self.reflectors:
+            await reflector.wait_synced()
+
+    async def end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def claim_of(self, session: ClaudeSession) -> str:
+        """The claim that holds a session's volume; empty if it has none yet."""
+        known = session.spec.workspace_claim_name or session.status.volume_claim_name
+        if known:
+            return known
+        for claim in self.claims.by(BY_SESSION, session.name):
+            # The status may have been lost, or not yet written; a claim of the session's namesake is not its own.
+            if claim.metadata.labels.get(SESSION_UID_LABEL) == session.metadata.uid and not claim.leaving:
+                return claim.name
+        return ""
+
+    def _rang(self, old: Object | None, new: Object | None, pools: Callable[..., Iterable[str]]) -> None:
+        for object_ in (old, new):
+            if object_ is not None:
+                for pool in pools(object_):
+                    self._ring(pool)
+
+
+def _pool_of(object_: Object) -> list[str]:
+    label = object_.metadata.labels.get(POOL_LABEL)
+    return [label] if label else []
+
+
+def _session_of(object_: Object) -> list[str]:
+    label = object_.metadata.labels.get(SESSION_LABEL)
+    return [label] if label else []
