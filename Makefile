@@ -20,6 +20,9 @@ SOURCES := crds operator router worker-image
 PYTEST := $(BIN)/python -m pytest
 # Not exported to all: what `make run` starts, and so the commands that an agent runs, inherit the environment.
 WITH_TESTS := PYTHONPATH=$(CURDIR)/tests $(BIN)/python
+CLUSTER := $(WITH_TESTS) -m cluster.node
+NAMESPACE ?= default
+HELM_ARGS ?=
 
 ##@ Use
 
@@ -31,10 +34,39 @@ run: $(ENV_READY) ## Serve the endpoint on http://localhost:3000/v1 (without a k
 dev: $(ENV_READY) ## The same, started anew at every change of the sources
 	@exec $(BIN)/watchfiles --filter python --sigint-timeout 30 '$(BIN)/python -m claude_router' $(SOURCES)
 
+##@ Use on Kubernetes
+
+.PHONY: cluster
+cluster: $(ENV_READY) ## Have a test cluster on this machine; prints its kubeconfig's path
+	@$(CLUSTER) up
+
+.PHONY: cluster-down
+cluster-down: $(ENV_READY) ## Stop it, and leave nothing but the cache of programs
+	@$(CLUSTER) down
+
+.PHONY: kubeconfig
+kubeconfig: $(ENV_READY) ## Print the kubeconfig's path
+	@$(CLUSTER) kubeconfig
+
+.PHONY: images
+images: $(ENV_READY) ## Build the images of router, operator and worker, and bring them to the cluster
+	@$(CLUSTER) images
+
+.PHONY: deploy
+deploy: images ## Install the chart with them, or upgrade it (NAMESPACE=default, HELM_ARGS='--set pool.size=3')
+	@helm=$$($(CLUSTER) tool helm); sources=$$($(SOURCES_HASH)); KUBECONFIG=$$($(CLUSTER) kubeconfig) \
+		$$helm upgrade --install claude-code-api charts/claude-code-api --namespace $(NAMESPACE) --create-namespace \
+		--set image.registry=$${CLUSTER_REGISTRY:-localhost} --set image.tag=dev \
+		--set-string "router.podAnnotations.sources=$$sources,operator.podAnnotations.sources=$$sources" \
+		--set-string "pool.podTemplate.metadata.annotations.sources=$$sources" --wait --timeout 5m $(HELM_ARGS)
+
+# The tag is always `dev`, so what changed is said in an annotation, which makes pods be replaced.
+SOURCES_HASH := find $(SOURCES) requirements-*.lock -type f -not -name '*.pyc' | LC_ALL=C sort | xargs cat | sha256sum | cut -c -16
+
 ##@ Test
 
 .PHONY: test
-test: check test-unit test-local test-container ## Everything: checks, unit tests, real CLI and clients, container
+test: check test-unit test-local test-container test-cluster ## Everything: checks, unit tests, real CLI, container, cluster
 
 .PHONY: check
 check: $(ENV_READY) ## Format, lint, types, layering, lock and documentation
@@ -55,6 +87,19 @@ test-local: $(ENV_READY) $(NPM_READY) ## The real CLI with real clients and a sc
 test-container: $(ENV_READY) $(ENGINE_READY) ## The image, built with buildah and run; the compose file
 	@$(PYTEST) -q tests/container
 
+# A cluster that was up stays up. One that was not is stopped, and the tests of the node boot one more, to crash it.
+NODE_TESTS := tests/cluster/test_node.py tests/cluster/test_provider.py
+.PHONY: test-cluster
+test-cluster: $(ENV_READY) ## On a cluster: resources, chart, operator, router; and the test cluster itself
+	@if $(CLUSTER) kubeconfig >/dev/null 2>&1; then ours=; else ours=yes; trap '$(CLUSTER) down' EXIT; fi; \
+	status=0; $(CLUSTER) up >/dev/null || status=$$?; \
+	if [ $$status = 3 ] && [ "$${CI:-}" != true ]; then exit 0; fi; \
+	[ $$status = 0 ] || exit $$status; \
+	$(CLUSTER) images >/dev/null; \
+	$(PYTEST) -q tests/cluster $(NODE_TESTS:%=--ignore=%); \
+	if [ -n "$$ours" ]; then $(CLUSTER) down; fi; \
+	$(PYTEST) -q $(NODE_TESTS)
+
 .PHONY: bench
 bench: $(ENV_READY) $(NPM_READY) $(LITELLM_READY) ## Every figure beside its limit; writes docs/performance.md
 	@$(WITH_TESTS) -m bench
@@ -73,7 +118,8 @@ docs: $(ENV_READY) ## Write the settings table of the README anew
 .PHONY: lock
 lock: $(ENV_READY) ## Resolve all dependencies anew into the lock files
 	@$(BIN)/uv pip compile pyproject.toml --extra dev $(LOCK) -o requirements.lock
-	@$(BIN)/uv pip compile pyproject.toml --extra local $(LOCK) -c requirements.lock -o requirements-local.lock
+	@for part in local router operator worker; do \
+		$(BIN)/uv pip compile pyproject.toml --extra $$part $(LOCK) -c requirements.lock -o requirements-$$part.lock; done
 	@$(BIN)/uv pip compile tests/bench/litellm.in --override tests/bench/litellm.override $(LOCK) -o tests/bench/litellm.lock
 	@cd tests/npm && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund --silent
 

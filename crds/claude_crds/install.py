@@ -42,9 +42,6 @@ class Definition(Object, frozen=True):
 
     status: DefinitionStatus = DefinitionStatus()
 
-    def is_(self, type_: str) -> Condition | None:
-        return condition(self.status.conditions or (), type_)
-
 
 DEFINITIONS = Resource("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", Definition)
 
@@ -55,6 +52,7 @@ class _Event(msgspec.Struct):
 
 
 _EVENT = msgspec.json.Decoder(_Event)
+_TOLD = ("ADDED", "MODIFIED")
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -104,24 +102,25 @@ async def _established(api: Api, name: str) -> None:
         page = await api.list(DEFINITIONS, "", field_selector=selector)
         if any(_served(definition) for definition in page.items):
             return
-        query = {"fieldSelector": selector, "resourceVersion": page.resource_version, "timeoutSeconds": "30"}
+        query = {"fieldSelector": selector, "resourceVersion": page.resource_version, "timeoutSeconds": "60"}
+        query |= {"allowWatchBookmarks": "true"}
         async with api.watch(DEFINITIONS, "", query, silence=PATIENCE) as stream:
             rest = b""
             async for chunk in stream.iter_any():
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     event = _EVENT.decode(line)
-                    # ERROR: too old by now; the next LIST knows.
-                    if event.type != "ERROR" and _served(DEFINITIONS.decoder.decode(event.object)):
+                    # After an ERROR the stream ends, and the next LIST knows.
+                    if event.type in _TOLD and _served(DEFINITIONS.decoder.decode(event.object)):
                         return
 
 
 def _served(definition: Definition) -> bool:
     """Raises InstallError if it never will be."""
-    refused = definition.is_("NamesAccepted")
-    if refused and refused.status == "False":
-        raise InstallError(f"{definition.name}: another definition has one of its names: {refused.message}")
-    established = definition.is_("Established")
+    conditions = definition.status.conditions or ()
+    names, established = condition(conditions, "NamesAccepted"), condition(conditions, "Established")
+    if names and names.status == "False":
+        raise InstallError(f"{definition.name}: another definition has one of its names: {names.message}")
     return established is not None and established.status == "True"
 
 

@@ -100,7 +100,7 @@ class Acts:
         if session is not None and status is not None:
             await self.write_status(session, status)
         self._faults.at("suspend-before-drain", session)
-        if slot.word is not None:
+        if slot.word is not None or slot.proven:
             try:
                 await self.workers.drain(slot.name, slot.endpoint)
             except Unreachable as error:
@@ -126,9 +126,7 @@ class Acts:
         """Delete a claim that is no session's."""
         self._lead()
         with contextlib.suppress(NotFound):
-            await self._api.delete(
-                CLAIMS, self._namespace, claim.name, resource_version=claim.metadata.resource_version
-            )
+            await self._api.delete(CLAIMS, self._namespace, claim.name, uid=claim.metadata.uid)
 
     async def delete_session(self, session: ClaudeSession) -> None:
         """Delete a session, with all that it owns, unless it has changed."""

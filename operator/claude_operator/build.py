@@ -38,6 +38,7 @@ _GRACE_SECONDS = 30
 _RESOURCES: Json = {"requests": {"cpu": "100m", "memory": "512Mi", "ephemeral-storage": "256Mi"},
                     "limits": {"memory": "2Gi", "ephemeral-storage": "4Gi"}}  # fmt: skip
 _NAMED = frozenset({"containers", "initContainers", "env", "volumes", "volumeMounts", "ports", "imagePullSecrets"})
+_WHOLE = frozenset({"env", "volumes"})
 _KEYS = {"volumeMounts": "mountPath", "ports": "containerPort"}
 
 
@@ -83,6 +84,14 @@ def _container(pool: ClaudePool, settings: OperatorSettings) -> Json:
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
+        },
+        # A worker that answers nothing any more is started again, on the same volume.
+        "livenessProbe": {
+            "httpGet": {"path": "/healthz", "port": WORKER_PORT},
+            "initialDelaySeconds": 30,
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
@@ -187,6 +196,8 @@ def merge(base: Any, over: Any, key: str = "") -> Any:
         field = _KEYS.get(key, "name")
         known = {item.get(field): item for item in base}
         for item in over:
-            known[item.get(field)] = merge(known[item.get(field)], item) if item.get(field) in known else item
+            name = item.get(field)
+            # Of an `env` or a volume, half of one and half of the other would be nothing.
+            known[name] = merge(known[name], item) if name in known and key not in _WHOLE else item
         return list(known.values())
     return over

@@ -10,26 +10,21 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any
 
-from claude_crds.access import AccessError
-from claude_crds.errors import AlreadyExists, ApiError, Conflict, NotFound
-from claude_crds.events import Cause, Step
-from claude_crds.resources import SESSIONS, Phase, duration
-from claude_crds.views import ClaudePool, ClaudeSession, SessionStatus
+from claude_crds.events import Cause
+from claude_crds.resources import Phase, duration
+from claude_crds.views import ClaudePool, ClaudeSession
 from claude_operator import build, trouble
 from claude_operator.acts import Acts
 from claude_operator.decide import Action, Claim, Drain, Policy, Queue, Session, Start, StartWarm, decide
-from claude_operator.lease import NotLeading
 from claude_operator.metrics import OperatorMetrics
 from claude_operator.observe import Observer
+from claude_operator.operations import Operations
 from claude_operator.publish import Publisher, pool_missing
 from claude_operator.settings import OperatorSettings
 from claude_operator.slots import HOLD_SECONDS, Slot
 from claude_operator.state import PoolState
-from claude_operator.workers import Busy
 from claude_operator.world import ATTENDED, World
 
 log = logging.getLogger(__name__)
@@ -48,7 +43,7 @@ class Keeper:
     ) -> None:
         self.state = state
         self._world = world
-        self._acts = acts
+        self._do = Operations(state, world, acts, metrics)
         self._metrics = metrics
         self._settings = settings
         self._observer = Observer(state, world, acts.workers, settings.start_timeout, self._remove)
@@ -98,7 +93,8 @@ class Keeper:
             if pool is not None and not pool.leaving:
                 wakes += self._decide(pool, attended, now)
                 wakes += self._publisher.pool(pool, now)
-            self._own(pool, attended)
+            if pool is not None:
+                self._do.own(pool, attended)
             wakes += self._publisher.sessions(attended, now)
         self._forget(attended, now)
         wakes += [n.lapses(now) for n in state.notes.values()]
@@ -176,7 +172,7 @@ class Keeper:
                 slot = state.slots[worker]
                 slot.session, slot.last_active, slot.kind = session, now, "claim"
                 state.warm_not_before = max(state.warm_not_before, now + _REFILL_SECONDS)
-                slot.operation = state.spawn(self._claim(slot, attended[session]))
+                slot.operation = state.spawn(self._do.claim(slot, attended[session]))
             case Start(session):
                 self._start(pool, attended[session], now)
             case StartWarm():
@@ -184,59 +180,18 @@ class Keeper:
                     return
                 name = f"{pool.name[:45]}-{secrets.token_hex(4)}"
                 slot = state.slots[name] = Slot(name, name, None, since=now, last_active=now, kind="warm")
-                slot.operation = state.spawn(self._operate(slot, self._acts.start(slot, pool, None, None)))
+                slot.operation = state.spawn(self._do.start(slot, pool, None, None))
             case Drain(worker, reason):
                 slot = state.slots[worker]
                 if slot.operation is None and slot.pod is not None:
                     slot.draining = reason
-                    slot.operation = state.spawn(self._drain(slot, attended.get(slot.session or ""), now))
+                    of = attended.get(slot.session or "")
+                    status = self._publisher.status_of(of, slot, now) if of else None
+                    slot.operation = state.spawn(self._do.drain(slot, of, status))
             case _:
                 pass
 
-    # -- acts ----------------------------------------------------------------------------------------------------
-
-    async def _operate(self, slot: Slot, act: Coroutine[Any, Any, None]) -> None:
-        """Run an act on the slot; whatever goes wrong is noted, and the slot is free again."""
-        state = self.state
-        try:
-            await act
-        except Busy:
-            slot.draining = ""
-            slot.held_until = state.clock() + HOLD_SECONDS
-        except (Conflict, AlreadyExists, NotFound) as error:
-            slot.draining, slot.deleting = "", False
-            self._metrics.errors.labels("conflict").inc()
-            log.info("decided on old news", extra={"fields": {"pod": slot.name, "reason": str(error)}})
-            state.pause(state.clock(), _SHORTEST_SLEEP_SECONDS)
-        except (ApiError, AccessError, NotLeading) as error:
-            slot.draining, slot.deleting = "", False
-            self._not_done(slot, error)
-        except Exception:
-            slot.draining, slot.deleting = "", False
-            self._metrics.errors.labels("act").inc()
-            log.exception("an act failed", extra={"fields": {"pod": slot.name}})
-            state.pause(state.clock(), _AFTER_ERROR_SECONDS)
-        finally:
-            slot.operation = None
-            if slot.pod is None and self._world.pods.get(slot.name) is None:
-                state.slots.pop(slot.name, None)
-
-    def _not_done(self, slot: Slot, error: Exception) -> None:
-        state, now = self.state, self.state.clock()
-        self._metrics.errors.labels("api").inc()
-        log.warning("a write failed", extra={"fields": {"pod": slot.name, "reason": str(error)}})
-        found = trouble.of_error(error) if isinstance(error, ApiError) else None
-        if found is None or found.cause is Cause.API:
-            state.pause(now, _AFTER_ERROR_SECONDS)
-        elif slot.pod is None:
-            state.failed_to_start(found, slot.session, now, pool_wide=True)
-
-    async def _claim(self, slot: Slot, session: ClaudeSession) -> None:
-        await self._operate(slot, self._acts.claim(slot, session))
-        if slot.pod is None or self._world.pods.get(slot.name) is None:
-            return
-        state = self.state
-        state.recorder.tell(SESSIONS, session, Step.CLAIMED, f"Claimed the warm worker {slot.name}.")
+    # -- beside the rounds ---------------------------------------------------------------------------------------
 
     def _start(self, pool: ClaudePool, session: ClaudeSession, now: float) -> None:
         state = self.state
@@ -251,47 +206,10 @@ class Keeper:
         note = state.note(session.name)
         note.trouble = None
         status = self._publisher.status_of(session, slot, now)
-        slot.operation = state.spawn(self._operate(slot, self._started(slot, pool, session, status)))
-
-    async def _started(self, slot: Slot, pool: ClaudePool, session: ClaudeSession, status: SessionStatus) -> None:
-        await self._acts.start(slot, pool, session, status)
-        told = f"Started worker {slot.name} on volume {slot.claim}."
-        self.state.recorder.tell(SESSIONS, session, Step.STARTED, told)
-
-    async def _drain(self, slot: Slot, session: ClaudeSession | None, now: float) -> None:
-        status = self._publisher.status_of(session, slot, now) if session else None
-        reason = slot.draining
-        await self._operate(slot, self._acts.drain(slot, session, status))
-        if not slot.deleting:
-            return
-        self._metrics.evictions.labels(reason).inc()
-        if session is not None and reason == "evicted":
-            told = "Evicted: the pool needs the room for a conversation that waits, and this one was idle the longest."
-            self.state.recorder.tell(SESSIONS, session, Step.EVICTED, told)
+        slot.operation = state.spawn(self._do.start(slot, pool, session, status))
 
     def _remove(self, slot: Slot, purge: bool) -> None:
-        slot.operation = self.state.spawn(self._operate(slot, self._acts.delete_pod(slot, purge=purge)))
-
-    def _own(self, pool: ClaudePool | None, attended: dict[str, ClaudeSession]) -> None:
-        """Every bound worker's claim is its session's own."""
-        for slot in self.state.slots.values():
-            session = attended.get(slot.session or "")
-            claim = self._world.claims.get(slot.claim)
-            if session is None or claim is None or pool is None or slot.operation is not None or slot.owning:
-                continue
-            owned = any(o.uid == session.metadata.uid for o in claim.metadata.owner_references)
-            if not owned and not session.leaving and claim.name != session.spec.workspace_claim_name:
-                slot.owning = True
-                self.state.spawn(self._owned(slot, self._acts.own_claim(claim, pool, session)))
-
-    async def _owned(self, slot: Slot, act: Coroutine[Any, Any, None]) -> None:
-        try:
-            await act
-        except (ApiError, AccessError) as error:
-            log.warning("a claim was not given to its session: %s", error)
-            self.state.pause(self.state.clock(), _AFTER_ERROR_SECONDS)
-        finally:
-            slot.owning = False
+        slot.operation = self.state.spawn(self._do.remove(slot, purge=purge))
 
     def _forget(self, attended: dict[str, ClaudeSession], now: float) -> None:
         """Drop the notes of sessions that need nothing, once what failed is long ago."""

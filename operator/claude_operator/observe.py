@@ -55,14 +55,12 @@ class Observer:
     def _see(self, pod: Pod, now: float) -> None:
         slot = self._state.slots.get(pod.name)
         if slot is None:
-            made = pod.metadata.creation_timestamp
-            age = max(0.0, self._state.unix() - made.timestamp()) if made else 0.0
             container = worker_container(pod)
             slot = self._state.slots[pod.name] = Slot(
                 pod.name,
                 claim_of(pod),
                 bound_to(pod),
-                since=now - age,
+                since=now,
                 last_active=now,
                 restarts=container.restart_count if container else 0,
             )

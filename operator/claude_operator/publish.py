@@ -41,6 +41,8 @@ class Publisher:
         """What the session's status should be, with this worker."""
         state = self._state
         note, unix = state.note(session.name), state.unix()
+        if slot is not None and slot.session_uid not in ("", session.metadata.uid):
+            slot = None  # of an earlier session of this name: its volume and its turns are not this one's
         since = None if note.waiting_since is None else unix - (now - note.waiting_since)
         pool = self._world.pools.get(state.name)
         starting = slot is not None and not slot.leaving

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from claude_crds.resources import SESSION_LABEL, TEMPLATE_LABEL, WORKER_CONTAINER, WORKER_PORT
+from claude_crds.resources import SESSION_LABEL, SESSION_UID_LABEL, TEMPLATE_LABEL, WORKER_CONTAINER, WORKER_PORT
 from claude_crds.views import ContainerStatus, Pod
 from claude_operator.decide import Worker, WorkerState
 
@@ -77,6 +77,11 @@ class Slot:
     """What keeps it from getting ready, for people."""
     kind: str = ""
     """How its session came to it: claim, start (on a new volume) or resume."""
+
+    @property
+    def session_uid(self) -> str:
+        """Of the session that its pod is bound to; empty where the pod does not say."""
+        return self.pod.metadata.labels.get(SESSION_UID_LABEL, "") if self.pod else ""
 
     @property
     def state(self) -> WorkerState:

@@ -9,7 +9,7 @@ from typing import Any
 
 from claude_crds.access import AccessError
 from claude_crds.errors import ApiError
-from claude_crds.resources import SESSION_LABEL, Phase, duration
+from claude_crds.resources import POOL_LABEL, SESSION_LABEL, Phase, duration
 from claude_crds.views import ClaudePool, ClaudeSession, PersistentVolumeClaim
 from claude_operator.acts import Acts
 from claude_operator.world import BY_POOL, World
@@ -38,7 +38,7 @@ def _last(session: ClaudeSession) -> float:
 
 def unclaimed(world: World, unix: float) -> list[PersistentVolumeClaim]:
     """Claims of spares that are gone: no session's by label, status or owner, and no pod's."""
-    used = {volume for s in world.sessions.items() if (volume := s.status.volume_claim_name)}
+    used = {v for s in world.sessions.items() for v in (s.status.volume_claim_name, s.spec.workspace_claim_name) if v}
     used |= {v.persistent_volume_claim.claim_name for p in world.pods.items() for v in p.spec.volumes
              if v.persistent_volume_claim}  # fmt: skip
     return [c for c in world.claims.items() if c.name not in used and not c.leaving and _spare(c, unix)]
@@ -48,7 +48,8 @@ def _spare(claim: PersistentVolumeClaim, unix: float) -> bool:
     made = claim.metadata.creation_timestamp
     owned = any(o.kind == "ClaudeSession" for o in claim.metadata.owner_references)
     old = made is not None and unix - made.timestamp() > SPARE_SECONDS
-    return old and not owned and SESSION_LABEL not in claim.metadata.labels
+    labels = claim.metadata.labels
+    return old and not owned and POOL_LABEL in labels and SESSION_LABEL not in labels
 
 
 async def sweep(world: World, acts: Acts, unix: float) -> None:

@@ -50,8 +50,7 @@ class World:
         self.claims = Reflector(
             api,
             CLAIMS,
-            namespace,
-            label_selector=WORKERS_SELECTOR,
+            namespace,  # all of them: one that was restored from a backup, or is a user's own, may have no labels
             indexes={BY_POOL: _pool_of, BY_SESSION: _session_of},
             resync=resync,
         )

@@ -23,6 +23,7 @@ from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
 from claude_router import errors
+from claude_router.auth import ApiKeys
 from claude_router.chat import CLIENT_LEFT, Chat
 from claude_router.docs import chat_request, chat_responses, document
 from claude_router.logs import log_access
@@ -31,7 +32,7 @@ from claude_router.relay import PATH, Relay
 from claude_router.routes import Routes
 from claude_router.running import Running
 from claude_router.sessions import Sessions
-from claude_router.settings import RouterSettings
+from claude_router.settings import EndpointSettings
 from claude_worker.openai.errors import ApiError
 
 log = logging.getLogger(__name__)
@@ -80,14 +81,22 @@ def _template(scope: Scope) -> str:
     return str(getattr(scope.get("route"), "path_format", _UNMATCHED))
 
 
-def create_app(settings: RouterSettings, sessions: Sessions, *, version: str) -> FastAPI:
-    """The application. `version` is this package's.
+def create_app(
+    settings: EndpointSettings,
+    sessions: Sessions,
+    *,
+    version: str,
+    keys: ApiKeys | None = None,
+    running: Running | None = None,
+) -> FastAPI:
+    """The application. `version` is this package's; `keys` are those of the settings unless given.
 
     `app.state.running` (Running) counts the turns; `app.state.metrics` (RouterMetrics) holds the registry.
     """
     metrics = RouterMetrics()
-    running = Running()
-    chat = Chat(settings, metrics, running)
+    running = running or Running()
+    keys = keys or ApiKeys(settings.api_keys)
+    chat = Chat(settings, metrics, running, keys)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -115,6 +124,13 @@ def create_app(settings: RouterSettings, sessions: Sessions, *, version: str) ->
     app.metrics = metrics
     app.state.running = running
     app.state.metrics = metrics
+    _document_chat(app)
+    Routes(settings, sessions, metrics, running, keys, version).add_to(app)
+    app.openapi = lambda: document(app, keys=not keys.open)  # type: ignore[method-assign]
+    return app
+
+
+def _document_chat(app: FastAPI) -> None:
     app.add_api_route(
         PATH,
         _documented,
@@ -124,9 +140,6 @@ def create_app(settings: RouterSettings, sessions: Sessions, *, version: str) ->
         summary="Create chat completion",
         tags=["OpenAI"],
     )
-    Routes(settings, sessions, metrics, running, version).add_to(app)
-    app.openapi = lambda: document(app, keys=bool(settings.api_keys))  # type: ignore[method-assign]
-    return app
 
 
 async def _documented() -> None:

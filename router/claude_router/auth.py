@@ -1,5 +1,7 @@
 """API keys. Only their SHA-256 hashes are kept; without any key configured, the endpoint is open.
 
+Unless keys are required: then it is closed as long as there are none.
+
 Open even with keys: `/health` and `/metrics` (probes and scrapers have no key; both show numbers, never a
 conversation's id or text), `/docs` and `/openapi.json`.
 """
@@ -20,12 +22,23 @@ _CHALLENGE = {"www-authenticate": "Bearer"}
 class ApiKeys:
     """The keys that may use the endpoint."""
 
-    def __init__(self, keys: Iterable[str]) -> None:
+    def __init__(self, keys: Iterable[str] = (), *, required: bool = False) -> None:
+        self._required = required
+        self.replace(keys)
+
+    def replace(self, keys: Iterable[str]) -> None:
+        """From now on it is these. From any thread."""
         self._hashes = tuple(hashlib.sha256(key.encode()).digest() for key in keys)
+
+    @property
+    def open(self) -> bool:
+        """Whether everybody may use the endpoint."""
+        return not self._hashes and not self._required
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:
         """Pass a request with a valid `Authorization` header (names in lower case). Raises ApiError (401, 403)."""
-        if not self._hashes:
+        known_hashes = self._hashes
+        if not known_hashes and not self._required:
             _refuse_web_pages(headers)
             return
         authorization = headers.get(b"authorization")
@@ -39,7 +52,7 @@ class ApiKeys:
             )
         given = hashlib.sha256(key.strip()).digest()
         # Every hash is compared, and each in constant time: how long it takes tells nothing about the keys.
-        if not sum(hmac.compare_digest(given, known) for known in self._hashes):
+        if not sum(hmac.compare_digest(given, known) for known in known_hashes):
             raise ApiError(401, "The API key is not valid.", code="invalid_api_key", headers=_CHALLENGE)
 
 

@@ -23,7 +23,7 @@ from claude_router.metrics import RouterMetrics
 from claude_router.relay import PATH, Relay, Turn
 from claude_router.running import Running
 from claude_router.sessions import LOCAL_TENANT, ConversationKey
-from claude_router.settings import RouterSettings
+from claude_router.settings import EndpointSettings
 from claude_worker.openai.errors import ApiError
 from claude_worker.openai.request import ChatRequest, parse
 
@@ -41,12 +41,11 @@ class Chat:
 
     relay: Relay
 
-    def __init__(self, settings: RouterSettings, metrics: RouterMetrics, running: Running) -> None:
+    def __init__(self, settings: EndpointSettings, metrics: RouterMetrics, running: Running, keys: ApiKeys) -> None:
         self._settings = settings
         self._metrics = metrics
         self._running = running
-        self._keys = ApiKeys(settings.api_keys)
-        self._models = frozenset(settings.model_ids)
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens, and count and log it."""
@@ -59,6 +58,7 @@ class Chat:
             with self._running:
                 turn = await self._prepare(scope, receive, answer)
                 name = turn.name
+                self._running.begin(name)
                 async with ClientWatch(receive) as watch:
                     await self._run(turn, answer, watch)
                 if not watch.left:
@@ -74,6 +74,8 @@ class Chat:
             status = answer.status
         finally:
             self._metrics.running.dec()
+            if name:
+                self._running.end(name)
             self._account(answer, name, status, began)
 
     async def _run(self, turn: Turn, answer: Answer, watch: ClientWatch) -> None:
@@ -103,7 +105,7 @@ class Chat:
         request = parse(body)
         identity = identify(headers, request)
         answer.headers = [(ID_HEADER, header_value(identity.id))]
-        if identity.model not in self._models:
+        if not self._settings.offers(identity.model):
             raise errors.model_not_found(identity.model, self._settings.model_ids)
         return self._turn(headers, body, request, identity)
 

@@ -7,19 +7,24 @@ from typing import Any
 
 import msgspec
 
+from claude_router.sessions import PoolExhausted, Unreachable
 from claude_worker.openai.errors import ApiError
 
 
-def pool_exhausted(name: str, waited: float, detail: str = "") -> ApiError:
+def pool_exhausted(name: str, waited: float, why: PoolExhausted, detail: str = "") -> ApiError:
     """No worker became free in `waited` seconds."""
     more = f" The last worker that was tried refused: {detail}" if detail else ""
     return ApiError(
         503,
-        f"No worker became free for conversation {name} within {waited:.0f} s: all are busy."
-        f" Try again later, or raise POOL_SIZE or QUEUE_TIMEOUT_MS.{more}",
+        f"No worker became free for conversation {name} within {waited:.0f} s: {why}. {why.advice}{more}",
         code="pool_exhausted",
         retry_after=max(1.0, min(waited, 30.0)),
     )
+
+
+def unreachable(why: Unreachable) -> ApiError:
+    """Nobody can be asked for a worker."""
+    return ApiError(503, f"{why}. {why.advice}", code="cluster_unreachable", retry_after=5)
 
 
 def session_failed(name: str, reason: str) -> ApiError:

@@ -22,8 +22,8 @@ from claude_router.answer import Answer, HeaderList
 from claude_router.client import Keepalives
 from claude_router.identity import ID_HEADER
 from claude_router.metrics import RouterMetrics
-from claude_router.sessions import ConversationKey, Lease, PoolExhausted, SessionFailed, Sessions
-from claude_router.settings import RouterSettings
+from claude_router.sessions import ConversationKey, Lease, PoolExhausted, SessionFailed, Sessions, Unreachable
+from claude_router.settings import EndpointSettings
 from claude_worker.openai.errors import NOT_STARTED, ApiError
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Turn:
 class Relay:
     """Sends turns to workers over one pool of connections. Made and closed on the event loop that uses it."""
 
-    def __init__(self, settings: RouterSettings, sessions: Sessions, metrics: RouterMetrics) -> None:
+    def __init__(self, settings: EndpointSettings, sessions: Sessions, metrics: RouterMetrics) -> None:
         self._settings = settings
         self._sessions = sessions
         self._metrics = metrics
@@ -128,8 +128,10 @@ class Relay:
         self._waiting[turn.name] = waiting + 1
         try:
             return await self._sessions.acquire(turn.key, deadline=turn.deadline)
+        except Unreachable as error:
+            raise errors.unreachable(error) from error
         except PoolExhausted as error:
-            raise errors.pool_exhausted(turn.name, self._settings.queue_timeout, refusal) from error
+            raise errors.pool_exhausted(turn.name, self._settings.queue_timeout, error, refusal) from error
         except SessionFailed as error:
             raise errors.session_failed(turn.name, str(error)) from error
         finally:

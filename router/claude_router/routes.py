@@ -18,8 +18,8 @@ from claude_router.docs import answers
 from claude_router.identity import checked, decode_id
 from claude_router.metrics import CONTENT_TYPE, RouterMetrics
 from claude_router.running import Running
-from claude_router.sessions import LOCAL_TENANT, ConversationKey, Sessions
-from claude_router.settings import RouterSettings
+from claude_router.sessions import LOCAL_TENANT, ConversationKey, SessionFailed, Sessions, Unreachable
+from claude_router.settings import EndpointSettings
 
 _CONVERSATIONS = "/conversations"
 _UNKNOWN = {404: "No conversation has this id."}
@@ -54,14 +54,20 @@ class Routes:
     """The endpoints, over one set of sessions."""
 
     def __init__(
-        self, settings: RouterSettings, sessions: Sessions, metrics: RouterMetrics, running: Running, version: str
+        self,
+        settings: EndpointSettings,
+        sessions: Sessions,
+        metrics: RouterMetrics,
+        running: Running,
+        keys: ApiKeys,
+        version: str,
     ) -> None:
         self._settings = settings
         self._sessions = sessions
         self._metrics = metrics
         self._running = running
         self._version = version
-        self._keys = ApiKeys(settings.api_keys)
+        self._keys = keys
         self._created = int(time.time())
         self._started = time.monotonic()
 
@@ -103,9 +109,9 @@ class Routes:
             version=self._version,
             uptime=time.monotonic() - self._started,
             running=self._running.count,
-            draining=self._running.draining,
+            ending=self._running.ending,
         )
-        return views.json_response(found, 200 if found.status == "ok" else 503)
+        return views.json_response(found, 200 if found.status in ("ok", "degraded") else 503)
 
     async def metrics(self) -> Response:
         """Metrics for Prometheus; needs no API key."""
@@ -153,6 +159,12 @@ class Routes:
         """Stop a conversation's worker; the next request resumes it. With `purge` its memory and workspace go too."""
         key = _key(request, conversation_id)
         act = self._sessions.purge if purge else self._sessions.suspend
-        if not key.id or not await act(key):
+        try:
+            known = bool(key.id) and await act(key)
+        except Unreachable as error:
+            raise errors.unreachable(error) from error
+        except SessionFailed as error:
+            raise errors.session_failed(key.name, str(error)) from error
+        if not known:
             raise errors.conversation_not_found(key.id)
         return views.json_response(views.ConversationGone(key.id, suspended=not purge, purged=purge))

@@ -1,6 +1,7 @@
 """Which turns are running, for a server that wants to stop without cutting them off.
 
-running.drain()                        # new turns are refused with 503, /health says so
+running.announce()                     # /health says that it ends; turns are still taken
+running.drain()                        # new turns are refused with 503, too
 await running.idle(grace=30.0)       # True: none is left
 """
 
@@ -15,7 +16,11 @@ class Running:
 
     def __init__(self) -> None:
         self.count = 0
+        self.ending = False
+        """Whether no more turns should be sent here."""
         self.draining = False
+        """Whether none is taken."""
+        self._conversations: dict[str, int] = {}
         self._idle: asyncio.Event | None = None
 
     def __enter__(self) -> None:
@@ -28,9 +33,28 @@ class Running:
         if self.count == 0 and self._idle is not None:
             self._idle.set()
 
+    def begin(self, name: str) -> None:
+        """A turn of this conversation begins to run, or to wait."""
+        self._conversations[name] = self._conversations.get(name, 0) + 1
+
+    def end(self, name: str) -> None:
+        """One that had begun is over."""
+        if (left := self._conversations[name] - 1) > 0:
+            self._conversations[name] = left
+        else:
+            del self._conversations[name]
+
+    def has(self, name: str) -> bool:
+        """Whether a turn of this conversation runs or waits."""
+        return name in self._conversations
+
+    def announce(self) -> None:
+        """The end is near: whoever asks is told to send nothing more, but what comes is still taken."""
+        self.ending = True
+
     def drain(self) -> None:
         """From now on no new turn is taken."""
-        self.draining = True
+        self.ending = self.draining = True
 
     async def idle(self, grace: float | None = None) -> bool:
         """Wait until no turn runs, at most `grace` seconds. Whether none does."""

@@ -65,7 +65,10 @@ class SessionView:
 
 @dataclass(frozen=True, slots=True)
 class PoolStats:
-    """The pool at this moment. `error` is why no worker can start, or empty."""
+    """The pool at this moment. `error` is why no worker can start, or empty.
+
+    `degraded`: in spite of it, conversations that have one go on.
+    """
 
     size: int
     live: int
@@ -75,10 +78,19 @@ class PoolStats:
     queued: int
     cli_version: str = ""
     error: str = ""
+    degraded: bool = False
 
 
 class PoolExhausted(Exception):
-    """No worker became free before the deadline."""
+    """No worker became free before the deadline: why, and what could be done about it."""
+
+    def __init__(self, reason: str = "", *, advice: str = "Try again later, or raise POOL_SIZE or QUEUE_TIMEOUT_MS."):
+        super().__init__(reason or "all are busy")
+        self.advice = advice
+
+
+class Unreachable(PoolExhausted):
+    """Whoever could give a worker cannot be asked for one at this moment; the message says who and why."""
 
 
 class SessionFailed(Exception):

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from claude_crds.settings import (
     Kind,
@@ -46,17 +47,53 @@ def model_names() -> Kind[Mapping[str, str]]:
     return Kind(parse, f"{pairs.allowed}; names of letters, digits and . _ / - other than {DEFAULT_MODEL}")
 
 
+def is_api_key(text: str) -> bool:
+    """Whether it fits in an `Authorization` header and cannot be guessed at once."""
+    return bool(_API_KEY.fullmatch(text))
+
+
 def api_keys() -> Kind[tuple[str, ...]]:
     """Keys that fit in an `Authorization` header and cannot be guessed at once."""
     keys = words()
 
     def parse(value: str) -> tuple[str, ...]:
         parsed = keys.parse(value)
-        if not all(_API_KEY.fullmatch(key) for key in parsed):
+        if not all(map(is_api_key, parsed)):
             raise ValueError
         return parsed
 
     return Kind(parse, f"{keys.allowed} of keys, each at least 8 printable ASCII characters without blanks")
+
+
+class EndpointSettings(Protocol):
+    """What the HTTP side reads, for every request anew: on a cluster some of it changes while it serves."""
+
+    @property
+    def api_keys(self) -> tuple[str, ...]:
+        """Keys of clients, unless they are given to the application in another way."""
+
+    @property
+    def queue_timeout(self) -> float:
+        """Seconds that a request may wait for a worker."""
+
+    @property
+    def max_queue(self) -> int:
+        """Requests that may wait behind a conversation's running one."""
+
+    @property
+    def keepalive(self) -> float:
+        """Seconds after which a silent stream gets a comment."""
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Largest request body."""
+
+    @property
+    def model_ids(self) -> tuple[str, ...]:
+        """Every model name that a client may ask for, the default first."""
+
+    def offers(self, model: str) -> bool:
+        """Whether it is one of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,3 +177,7 @@ class RouterSettings:
     def model_ids(self) -> tuple[str, ...]:
         """Every model name a client may ask for, the default first."""
         return (DEFAULT_MODEL, *self.models)
+
+    def offers(self, model: str) -> bool:
+        """Whether a client may ask for it."""
+        return model == DEFAULT_MODEL or model in self.models

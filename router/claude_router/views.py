@@ -99,9 +99,9 @@ class ErrorBody(msgspec.Struct):
 
 
 class Health(msgspec.Struct, omit_defaults=True):
-    """`GET /health`; `error` is there with status 503 only."""
+    """`GET /health`; `error` says why it is not "ok". HTTP 200 with "ok" and "degraded": turns are taken."""
 
-    status: Literal["ok", "failing", "draining"]
+    status: Literal["ok", "degraded", "failing", "draining"]
     version: str
     cli_version: str
     uptime_seconds: float
@@ -140,15 +140,17 @@ def page(views: Sequence[SessionView], limit: int) -> ConversationList:
     )
 
 
-def health(stats: PoolStats, *, version: str, uptime: float, running: int, draining: bool) -> Health:
-    """The state of the whole; anything but "ok" goes with 503."""
+def health(stats: PoolStats, *, version: str, uptime: float, running: int, ending: bool) -> Health:
+    """The state of the whole."""
+    status: Literal["ok", "degraded", "failing", "draining"] = "ok"
     error = None
-    if stats.error:
-        error = ErrorView(stats.error, "server_error", None, "workers_cannot_start")
-    elif draining:
+    if ending and (stats.degraded or not stats.error):
+        status = "draining"
         error = ErrorView("The server is shutting down.", "server_error", None, "server_shutting_down")
+    elif stats.error:
+        status = "degraded" if stats.degraded else "failing"
+        error = ErrorView(stats.error, "server_error", None, "workers_cannot_start")
     pool = PoolView(stats.size, stats.live, stats.busy, stats.warm, stats.suspended, stats.queued)
-    status: Literal["ok", "failing", "draining"] = "failing" if stats.error else "draining" if draining else "ok"
     return Health(status, version, stats.cli_version, round(uptime, 3), running, pool, error)
 
 

@@ -16,8 +16,8 @@ import uvicorn
 from bench.load import on_loop
 from claude_crds.settings import load
 from claude_router.app import create_app
-from claude_router.local.serve import listen
 from claude_router.logs import configure
+from claude_router.serving import listen
 from claude_router.sessions import ConversationKey, Lease, PoolStats, SessionView
 from claude_router.settings import RouterSettings
 

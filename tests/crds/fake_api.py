@@ -77,7 +77,7 @@ class FakeApi:
         self.watchers: list[Watcher] = []
         self._objects: dict[str, dict[str, Json]] = {}
         self._log: list[tuple[int, str, str, Json]] = []
-        self._lists: dict[int, list[Json]] = {}
+        self._lists: dict[tuple[int, str], list[Json]] = {}
         self._changed = asyncio.Event()
         self._port = 0
 
@@ -145,7 +145,7 @@ class FakeApi:
     def compact(self) -> None:
         """Forget every version but the present one. Watches that are open go on."""
         self.compacted = self.version
-        self._lists = {version: snapshot for version, snapshot in self._lists.items() if version >= self.compacted}
+        self._lists = {of: snapshot for of, snapshot in self._lists.items() if of[0] >= self.compacted}
 
     def cut(self) -> None:
         """Break the connection of every watch."""
@@ -233,13 +233,14 @@ class FakeApi:
             if self.before_page:
                 self.before_page()
             at, _, after = token.partition(":")
-            if int(at) not in self._lists:
+            if (int(at), kind) not in self._lists:
                 return _error(410, "Expired", "The provided continue parameter is too old")
-            version, snapshot = int(at), [o for o in self._lists[int(at)] if o["metadata"]["name"] > after]
+            version = int(at)
+            snapshot = [o for o in self._lists[version, kind] if o["metadata"]["name"] > after]
         else:
             objects = self._objects.get(kind, {})
             version, snapshot = self.version, [copy.deepcopy(objects[name]) for name in sorted(objects)]
-            self._lists[version] = snapshot
+            self._lists[version, kind] = snapshot
         limit = int(request.query.get("limit", 0)) or len(snapshot)
         page, rest = snapshot[:limit], snapshot[limit:]
         more = f"{version}:{page[-1]['metadata']['name']}" if rest else ""

@@ -171,7 +171,7 @@ def test_a_thousand_of_each_are_decided_in_milliseconds() -> None:
     sessions = [waits(f"n{i}", i) for i in range(1000)] + rests(*workers)
     taken = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.process_time()
         decide(Policy(1000, 10, 300), sessions, workers, now=1200)
-        taken.append(time.perf_counter() - began)
+        taken.append(time.process_time() - began)
     assert sorted(taken)[2] < 0.05

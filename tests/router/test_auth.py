@@ -70,3 +70,21 @@ def test_without_keys_a_web_page_is_refused(origin: bytes, host: bytes) -> None:
 @pytest.mark.parametrize("host", [b"localhost:3000", b"127.0.0.1:80", b"[::1]:3000"])
 def test_without_keys_the_pages_at_docs_may_try(host: bytes) -> None:
     ApiKeys(()).check(headers(None, origin=b"http://" + host, host=host))
+
+
+def test_keys_can_be_replaced() -> None:
+    keys = ApiKeys(("key-number-one",))
+    keys.replace(("key-number-two",))
+    keys.check(headers(b"Bearer key-number-two"))
+    with pytest.raises(ApiError):
+        keys.check(headers(b"Bearer key-number-one"))
+
+
+def test_where_keys_are_required_none_is_no_open_door() -> None:
+    keys = ApiKeys(required=True)
+    assert not keys.open
+    for given in (None, b"Bearer key-number-one", b"Bearer "):
+        with pytest.raises(ApiError) as raised:
+            keys.check(headers(given))
+        assert raised.value.status == 401
+    assert ApiKeys().open

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from claude_router.sessions import PoolExhausted, SessionFailed
+from claude_router.sessions import PoolExhausted, SessionFailed, Unreachable
 from router.fakes import DONE, PATIENCE, Exchange, FakeSessions, FakeWorker, frame, streams
 from router.harness import body, endpoint, error_frames, error_of
 
@@ -133,6 +133,7 @@ async def test_a_json_request_waits_without_keepalives() -> None:
 
 ERRORS = [
     (PoolExhausted("all busy"), 503, "pool_exhausted"),
+    (Unreachable("nobody is there"), 503, "cluster_unreachable"),
     (SessionFailed("the CLI cannot start: no such file"), 502, "session_failed"),
     (RuntimeError("a bug with a secret in it"), 500, "internal_error"),
 ]
@@ -146,7 +147,7 @@ async def test_no_worker(raised: Exception, status: int, code: str) -> None:
     error = error_of(answer)
     assert (error["type"], error["code"], error["param"]) == ("server_error", code, None)
     assert answer.headers["x-conversation-id"] == "c"
-    assert ("retry-after" in answer.headers) == (code == "pool_exhausted")
+    assert ("retry-after" in answer.headers) == (status == 503)
     assert "secret" not in answer.text
     if isinstance(raised, SessionFailed):
         assert "no such file" in error["message"]

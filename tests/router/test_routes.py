@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from claude_router.sessions import ConversationKey
+from claude_router.sessions import ConversationKey, SessionFailed, Unreachable
 from router.fakes import DONE, FakeSessions, FakeWorker, streams
 from router.harness import endpoint, error_of
 
@@ -66,6 +66,33 @@ async def test_health_says_why_nothing_can_be_served() -> None:
     assert answer.json()["error"]["message"] == "Claude Code cannot start: no such file"
     assert answer.json()["error"]["code"] == "workers_cannot_start"
     assert answer.json()["pool"]["size"] == 5
+
+
+async def test_health_is_degraded_while_live_conversations_go_on() -> None:
+    sessions = FakeSessions()
+    sessions.pool = replace(sessions.pool, error="the image cannot be pulled", degraded=True)
+    async with endpoint(sessions=sessions) as router:
+        answer = await router.client.get("/health")
+        assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+        assert answer.json()["error"]["message"] == "the image cannot be pulled"
+        router.app.state.running.announce()
+        answer = await router.client.get("/health")
+        assert (answer.status_code, answer.json()["status"]) == (503, "draining")
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "code"),
+    [(Unreachable("nobody is there"), 503, "cluster_unreachable"), (SessionFailed("forbidden"), 502, "session_failed")],
+)
+async def test_a_deletion_that_fails(failure: Exception, status: int, code: str) -> None:
+    class Failing(FakeSessions):
+        async def suspend(self, key: ConversationKey) -> bool:
+            raise failure
+
+    async with endpoint(sessions=Failing()) as router:
+        answer = await router.client.delete("/conversations/a")
+    assert (answer.status_code, error_of(answer)["code"]) == (status, code)
+    assert str(failure) in error_of(answer)["message"]
 
 
 async def test_conversations_page_by_page() -> None:

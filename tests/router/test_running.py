@@ -49,3 +49,22 @@ async def test_a_failed_turn_counts_down_as_well() -> None:
     with pytest.raises(ValueError, match="x"), running:
         raise ValueError("x")
     assert running.count == 0
+
+
+async def test_the_end_is_announced_before_turns_are_refused() -> None:
+    running = Running()
+    running.announce()
+    assert (running.ending, running.draining) == (True, False)
+    running.drain()
+    assert (running.ending, running.draining) == (True, True)
+
+
+async def test_which_conversations_have_a_turn() -> None:
+    running = Running()
+    for name in ("a", "a", "b"):
+        running.begin(name)
+    running.end("a")
+    assert [running.has(name) for name in "abc"] == [True, True, False]
+    running.end("a")
+    running.end("b")
+    assert [running.has(name) for name in "abc"] == [False] * 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import logging
 import time
@@ -21,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from claude_worker import metrics
 from claude_worker.conversation import Conversation
+from claude_worker.guard import Guard
 from claude_worker.ledger import Ledger
 from claude_worker.openai.chunks import ChunkWriter
 from claude_worker.openai.errors import ApiError
@@ -144,13 +144,13 @@ class WorkerApp:
     """The endpoints. All but `/healthz` and `/readyz` need the bearer token."""
 
     def __init__(
-        self, settings: WorkerSettings, conversation: Conversation, ledger: Ledger, status: Status, token: str
+        self, settings: WorkerSettings, conversation: Conversation, ledger: Ledger, status: Status, guard: Guard
     ):
         self._settings = settings
         self._conversation = conversation
         self._ledger = ledger
         self._status = status
-        self._token = token.encode()
+        self._guard = guard
 
     def asgi(self) -> Starlette:
         """The ASGI application."""
@@ -161,14 +161,13 @@ class WorkerApp:
             ("GET", "/transcript", self.transcript),
             ("GET", "/metrics", self.metrics),
         ]
-        routes = [Route(path, self._guard(endpoint), methods=[method]) for method, path, endpoint in guarded]
+        routes = [Route(path, self._guarded(endpoint), methods=[method]) for method, path, endpoint in guarded]
         routes += [Route("/healthz", self.health), Route("/readyz", self.ready)]
         return Starlette(routes=routes, exception_handlers={ApiError: _on_api_error, HTTPException: _on_http_error})
 
-    def _guard(self, endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    def _guarded(self, endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         async def guarded(request: Request) -> Response:
-            given = request.headers.get("authorization", "").encode()
-            if self._token and not hmac.compare_digest(given, b"Bearer " + self._token):
+            if not self._guard.admits(request.headers.get("authorization", "")):
                 raise ApiError(401, "The worker accepts only its session's token.", code="invalid_token")
             return await endpoint(request)
 
@@ -186,7 +185,7 @@ class WorkerApp:
         )
 
     async def status(self, request: Request) -> Response:
-        """`GET /status`, with `?watch=true` as JSON lines: one now, one at every change."""
+        """`GET /status`, with `?watch=true` as JSON lines: one now, one at every change, one at least every 15 s."""
         if request.query_params.get("watch") != "true":
             return JSONResponse(self._status.view())
 

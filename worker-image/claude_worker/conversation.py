@@ -71,7 +71,10 @@ class Conversation:
 
     async def _run_aside(self, rule: Aside, turn: Turn, model: str) -> None:
         with self._status.aside():
-            await aside.answer(self._settings, rule, model, turn)
+            try:
+                await aside.answer(self._settings, rule, model, turn)
+            finally:
+                self._status.judge_credential(turn.credential_accepted)
         self._ledger.state.totals.cost_usd += turn.translator.cost_usd
 
     async def _run_in_slot(self, rule: Continue, request: ChatRequest, turn: Turn, model: str) -> None:
@@ -80,7 +83,9 @@ class Conversation:
         try:
             self._refuse_when_ending()
             blocks = prompt_blocks(rule.new, rule.context)
-            process = await self._prepare(request, model)
+            with self._status.preparing():
+                process = await self._prepare(request, model)
+            self._refuse_when_ending()
             turn.translator.cost_before = self._ledger.state.cli_cost_usd
             self.engine.turn = turn
             if not process.alive:
@@ -111,9 +116,10 @@ class Conversation:
 
     async def _until_over(self, turn: Turn) -> None:
         """Until the CLI is through, the client has been told all, or the turn took too long."""
-        closed = turn.outbox.when_closed()
         try:
-            await asyncio.wait_for(closed, self._settings.turn_timeout)
+            # Not wait_for: up to Python 3.11 it forgets a cancellation that comes together with the end.
+            async with asyncio.timeout(self._settings.turn_timeout):
+                await turn.outbox.when_closed()
         except TimeoutError:
             seconds = f"{self._settings.turn_timeout:g}"
             turn.outbox.close(
@@ -129,9 +135,13 @@ class Conversation:
             await self._interrupt(process, turn)
         self.engine.turn = None
         turn.end(None)
-        await self._write_down(rule, turn)
+        self._status.judge_credential(turn.credential_accepted)
+        try:
+            await self._write_down(rule, turn)
+        finally:
+            # A full volume must not leave a worker that looks busy for ever.
+            self._status.end_turn()
         orphans.reap(ClaudeProcess.managed, spawning=ClaudeProcess.spawning)
-        self._status.end_turn()
 
     async def _interrupt(self, process: ClaudeProcess, turn: Turn) -> None:
         try:
@@ -172,14 +182,22 @@ class Conversation:
         if self._status.busy and not force:
             raise ApiError(409, "The worker is busy.", code="worker_busy")
         self._status.set_phase("draining")
-        if force and self.engine.turn is not None:
-            try:
-                async with asyncio.timeout(grace):
-                    await self.engine.turn.over.wait()
-            except TimeoutError:
-                ended = ApiError(503, "The server is shutting down; the turn was interrupted.",
-                                 code="worker_stopped", retry=False)  # fmt: skip
-                self.engine.turn.outbox.close(ended)
+        if force:
+            await self._end_turn(grace)
         async with self._slot:
             await self.engine.close()
         self._status.set_phase("drained")
+
+    async def _end_turn(self, grace: float) -> None:
+        """Give what holds the slot `grace` seconds; then interrupt it."""
+        try:
+            async with asyncio.timeout(grace), self._slot:
+                return
+        except TimeoutError:
+            if self.engine.turn is None:
+                # It waits for a CLI that is not ready; without one it gives up.
+                await self.engine.close()
+                return
+            ended = ApiError(503, "The server is shutting down; the turn was interrupted.",
+                             code="worker_stopped", retry=False)  # fmt: skip
+            self.engine.turn.outbox.close(ended)

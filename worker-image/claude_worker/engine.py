@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import uuid
+from collections.abc import Coroutine
+from typing import Any
 
 from claude_worker import cli, orphans
 from claude_worker.frames import Frame
@@ -21,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _INITIALIZE_SECONDS = 60.0
 _CONTROL_SECONDS = 15.0
+_BOOT_ATTEMPTS = 3
 
 
 class Engine:
@@ -34,6 +37,8 @@ class Engine:
         self._model = ""
         self._session_id = ""
         self._closing = False
+        self._initialized = False
+        self._failed_boots = 0
         self.process: ClaudeProcess | None = None
         self.turn: Turn | None = None
 
@@ -42,6 +47,13 @@ class Engine:
 
         Raises OSError (no CLI, or it cannot be executed).
         """
+        try:
+            await self._spawn()
+        except OSError as error:
+            self._boot_failed(f"Claude Code cannot be started: {error}")
+            raise
+
+    async def _spawn(self) -> None:
         settings, state = self._settings, self._ledger.state
         resume = cli.transcript_path(settings.config_dir, state.claude_session_id) is not None
         if state.claude_session_id and not resume and self._ledger.entries:
@@ -53,17 +65,31 @@ class Engine:
         self._model = state.model if resume else ""
         command = [cli.find_cli(), *cli.session_arguments(settings, self._session_id, resume=resume, model=self._model)]
         env = cli.environment(settings, os.environ, settings.config_dir)
+        self._initialized = False
         self.process = await ClaudeProcess.spawn(
             command, cwd=settings.workspace, env=env, on_frames=self._on_frames, on_exit=self._on_exit
         )
-        if known:
-            self._initializing = asyncio.create_task(self._send_initialize(self.process, state.system_prompt))
+        if known and not self._status.unbound:
+            self._initialize(self._send_initialize(self.process, state.system_prompt))
+
+    def _initialize(self, steps: Coroutine[Any, Any, None]) -> None:
+        self._initializing = asyncio.create_task(steps)
+        # Perhaps no turn comes that would ask how it ended; a CLI's exit is logged anyway.
+        self._initializing.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _send_initialize(self, process: ClaudeProcess, system_prompt: str) -> None:
         field = "systemPrompt" if self._settings.system_prompt_mode == "replace" else "appendSystemPrompt"
         extra = {field: system_prompt} if system_prompt else {}
         answer = await process.control(_INITIALIZE_SECONDS, subtype="initialize", **extra)
+        self._initialized = True
+        self._failed_boots = 0
         self._status.cli_version = answer.get("claude_code_version", self._status.cli_version)
+
+    def _boot_failed(self, last_words: str) -> None:
+        """A conversation's own CLI did not come up; after a few times in a row another worker may do better."""
+        self._failed_boots += 1
+        if self._failed_boots >= _BOOT_ATTEMPTS and not self._status.ending:
+            self._status.fail(last_words)
 
     async def bound(self, request: ChatRequest) -> ClaudeProcess:
         """The process, alive and initialized for this conversation; its id is on the volume before any prompt is.
@@ -74,13 +100,13 @@ class Engine:
             await self.boot()
         assert self.process is not None, "boot sets it"
         process = self.process
-        if not self._ledger.state.claude_session_id:
-            self._initializing = asyncio.create_task(self._bind(process, request))
+        if self._initializing is None and (self._status.unbound or not self._ledger.state.claude_session_id):
+            self._initialize(self._bind(process, request))
         if self._initializing is not None:
             try:
                 # Shielded: a client that leaves now must not leave a half-bound process behind.
                 await asyncio.shield(self._initializing)
-            except (ControlFailed, ProcessGone):
+            except (ControlFailed, ProcessGone, OSError):
                 if process.alive:
                     await process.close()
                 raise
@@ -95,7 +121,7 @@ class Engine:
         state.had_tools = bool(request.tools)
         writing = asyncio.to_thread(self._ledger.write, b"", self._ledger.encoded_state())
         await asyncio.gather(writing, self._send_initialize(process, state.system_prompt))
-        self._status.set_phase("bound")
+        self._status.bind()
 
     async def use_model(self, process: ClaudeProcess, model: str) -> None:
         """Switch the running conversation to `model` ("" is the CLI's default)."""
@@ -126,6 +152,7 @@ class Engine:
         total = frame.total_cost_usd or 0.0
         state.totals.cost_usd += max(0.0, total - state.cli_cost_usd)
         state.cli_cost_usd = total
+        self._status.publish()
 
     def _on_exit(self, process: ClaudeProcess) -> None:
         self.process = None
@@ -140,9 +167,14 @@ class Engine:
             self.turn.end(ApiError(502, message, code="worker_cli_ended", retry=False))
         elif not self._ledger.state.claude_session_id:
             self._status.fail(process.describe_exit())
+        elif not self._initialized:
+            self._boot_failed(process.describe_exit())
 
     async def close(self) -> None:
-        """End the process cleanly."""
+        """End the process cleanly. One that still boots has nothing to write down, so it is not waited for."""
         self._closing = True
-        if self.process is not None:
-            await self.process.close()
+        if self.process is None:
+            return
+        if not self._initialized:
+            self.process.kill()
+        await self.process.close()

@@ -26,3 +26,5 @@ def configure(log_format: str) -> None:
     text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(_JsonFormatter() if log_format == "json" else text)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    # That it listens is said on standard output; starts and stops of its parts are of no interest.
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)

@@ -117,7 +117,8 @@ class ClaudeProcess(asyncio.SubprocessProtocol):
     async def _finish(self) -> None:
         # A grandchild may hold the pipe open, so the wait for the last output is bounded.
         try:
-            await asyncio.wait_for(self._stdout_closed.wait(), _EXIT_DRAIN_SECONDS)
+            async with asyncio.timeout(_EXIT_DRAIN_SECONDS):
+                await self._stdout_closed.wait()
         except TimeoutError:
             log.debug("standard output of %s is still held by a child", self.pid)
         transport = self._subprocess
@@ -190,7 +191,9 @@ class ClaudeProcess(asyncio.SubprocessProtocol):
         self._pending[request_id] = future
         self.write(frames.control_request(request_id, request))
         try:
-            return await asyncio.wait_for(future, wait_seconds)
+            # Not wait_for: up to Python 3.11 it forgets a cancellation that comes together with the answer.
+            async with asyncio.timeout(wait_seconds):
+                return await future
         except TimeoutError:
             raise ControlFailed(f"no answer to {request['subtype']} within {wait_seconds:g} s") from None
         finally:
@@ -225,7 +228,8 @@ class ClaudeProcess(asyncio.SubprocessProtocol):
                 log.warning("the CLI (pid %s) did not end; sending %s", self.pid, step.name)
                 self._subprocess.send_signal(step)
             try:
-                await asyncio.wait_for(self._ended.wait(), grace)
+                async with asyncio.timeout(grace):
+                    await self._ended.wait()
                 return
             except TimeoutError:
                 continue

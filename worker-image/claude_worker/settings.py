@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from claude_crds.settings import boolean, choice, integer, load, mapping, milliseconds, setting, text
+from claude_crds.settings import Kind, boolean, choice, integer, load, mapping, milliseconds, setting, text
 from claude_worker.openai.request import MAX_BODY_BYTES
 
 BASE_MODEL = "claude-code"
@@ -23,6 +24,18 @@ DEFAULT_MODELS: Mapping[str, str] = {
 }
 
 
+def _sha256() -> Kind[str]:
+    # Written out, since bytes.fromhex also takes white space between the digits.
+    digits = re.compile("[0-9a-fA-F]{64}")
+
+    def parse(given: str) -> str:
+        if not digits.fullmatch(given):
+            raise ValueError
+        return given.lower()
+
+    return Kind(parse, "64 hexadecimal digits, the SHA-256 of the token")
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
     """One worker: one volume, one CLI process, one conversation at most."""
@@ -32,6 +45,9 @@ class WorkerSettings:
     host: str = setting("HOST", "127.0.0.1", text(), "address to listen on")
     port: int = setting("PORT", 0, integer(0, 65535), "port to listen on; 0 takes a free one")
     token_file: str = setting("TOKEN_FILE", "", text(), "file that holds the bearer token; `-` reads one line of stdin")
+    token_sha256: str = setting(
+        "TOKEN_SHA256", "", _sha256(), "SHA-256 of the bearer token, instead of TOKEN_FILE", secret=True
+    )
     watch_stdin: bool = setting("WATCH_STDIN", False, boolean(), "stop when standard input closes")
     permission_mode: str = setting(
         "PERMISSION_MODE", "bypassPermissions", choice(*PERMISSION_MODES), "what Claude may do without asking"
@@ -46,6 +62,7 @@ class WorkerSettings:
     keepalive: float = setting("KEEPALIVE_MS", 5.0, milliseconds(10), "silence after which a stream sends a comment")
     max_queue: int = setting("MAX_QUEUE", 16, integer(0, 10_000), "requests that may wait for one conversation's turn")
     max_body_bytes: int = setting("MAX_BODY_BYTES", MAX_BODY_BYTES, integer(1, 2**31), "largest request body, in bytes")
+    stop_grace: float = setting("STOP_GRACE_MS", 10.0, milliseconds(0), "how long SIGTERM lets a running turn go on")
     model_retries: int = setting("MODEL_RETRIES", 4, integer(0, 20), "how often the CLI repeats a failed model request")
     log_format: str = setting("LOG_FORMAT", "text", choice("text", "json"), "format of the log on standard error")
 

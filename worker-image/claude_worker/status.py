@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Literal
 
 from claude_worker.frames import Frame
@@ -14,7 +14,10 @@ from claude_worker.openai.errors import ApiError
 
 Phase = Literal["warm", "bound", "draining", "drained", "failed"]
 
+Problem = Literal["key_refused"]
+
 _WAKE_SECONDS = 1.0
+HEARTBEAT_SECONDS = 15.0
 
 
 class Status:
@@ -24,6 +27,7 @@ class Status:
         self._state = state
         self._phase: Phase = "bound" if state.claude_session_id else "warm"
         self._turns = 0
+        self._preparing = 0
         self._queued = 0
         self._asides = 0
         self._tasks = 0
@@ -31,11 +35,13 @@ class Status:
         self._waking: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
         self._error: str | None = None
+        self._problem: Problem | None = None
         self.cli_version = cli_version
 
     @property
     def busy(self) -> bool:
-        return bool(self._turns or self._queued or self._asides or self._tasks or self._cli_running or self._waking)
+        asked = self._turns or self._preparing or self._queued or self._asides
+        return bool(asked or self._tasks or self._cli_running or self._waking)
 
     @property
     def ending(self) -> bool:
@@ -64,18 +70,27 @@ class Status:
             "claude_session_id": state.claude_session_id or None,
             "cli_version": self.cli_version,
             "error": self._error,
+            "problem": self._problem,
         }
 
-    async def watch(self) -> AsyncIterator[dict[str, Any]]:
-        """The view now, and again after every change; ends when the worker has drained."""
+    async def watch(self, heartbeat: float = HEARTBEAT_SECONDS) -> AsyncIterator[dict[str, Any]]:
+        """The view now, after every change, and after `heartbeat` seconds without one; ends with the worker's drain.
+
+        Who reads it and hears nothing for longer than that knows that the worker is gone.
+        """
         while True:
             changed = self._changed
-            yield self.view()
-            if self._phase == "drained":
+            view = self.view()
+            yield view
+            # Of the line that was sent: the phase may have changed since.
+            if view["phase"] == "drained":
                 return
-            await changed.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(heartbeat):
+                    await changed.wait()
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
+        """Tell those who watch that something changed."""
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -83,12 +98,39 @@ class Status:
 
     def set_phase(self, phase: Phase) -> None:
         self._phase = phase
-        self._publish()
+        self.publish()
+
+    @property
+    def unbound(self) -> bool:
+        """No conversation has been set up here yet."""
+        return self._phase == "warm"
+
+    def bind(self) -> None:
+        """The CLI is set up for a conversation."""
+        if self.unbound:
+            self.set_phase("bound")
+
+    def judge_credential(self, accepted: bool | None) -> None:
+        """Note what a turn showed about the credential for the model's API; None: nothing."""
+        if accepted is not None:
+            self._problem = None if accepted else "key_refused"
+            self.publish()
 
     def fail(self, error: str) -> None:
         """This worker is of no use any more."""
         self._error = error
         self.set_phase("failed")
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Count a turn whose CLI is being set up, which can take seconds."""
+        self._preparing += 1
+        self.publish()
+        try:
+            yield
+        finally:
+            self._preparing -= 1
+            self.publish()
 
     def begin_turn(self) -> None:
         self._turns += 1
@@ -100,21 +142,21 @@ class Status:
 
     def _active(self) -> None:
         self._state.last_active = time.time()
-        self._publish()
+        self.publish()
 
     @asynccontextmanager
     async def waiting(self, limit: int) -> AsyncIterator[None]:
         """Count a request that waits for its turn. Raises ApiError (429) when `limit` already wait."""
-        if self._queued >= limit and (self._turns or self._queued):
+        if self._queued >= limit and (self._turns or self._preparing or self._queued):
             raise ApiError(429, f"{limit} requests already wait for this conversation.", code="conversation_busy",
                            retry=True, retry_after=2)  # fmt: skip
         self._queued += 1
-        if self._turns:
-            self._publish()
+        self.publish()
         try:
             yield
         finally:
             self._queued -= 1
+            self.publish()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -163,9 +205,9 @@ class Status:
         self._tasks = 0
         self._cli_running = False
         self._awake()
-        self._publish()
+        self.publish()
 
     async def until_cli_idle(self) -> None:
-        """Wait while the CLI works on something that no request asked for."""
-        while self._cli_running:
+        """Wait while the CLI works on something that no request asked for, unless the worker is ending."""
+        while self._cli_running and not self.ending:
             await self._changed.wait()

@@ -29,6 +29,8 @@ class Turn:
         self.outbox = outbox
         self.started = False
         self.over = asyncio.Event()
+        self.credential_accepted: bool | None = None
+        """What the turn showed about the credential for the model's API; None: nothing."""
 
     def feed(self, frame: Frame) -> None:
         """Take a frame of the CLI."""
@@ -37,10 +39,18 @@ class Turn:
         elif self.started and not self.over.is_set():
             if frame.subtype == "api_retry" and frame.error_status in _HOPELESS:
                 # The CLI would repeat a refused key for minutes.
+                self.credential_accepted = False
                 self.outbox.close(model_failure(frame.error_status, "The model's API refused the credentials."))
             self.outbox.put(self.translator.feed(frame))
             if self.translator.finished:
+                self._judge(self.translator.error)
                 self.end(self.translator.error)
+
+    def _judge(self, error: ApiError | None) -> None:
+        if error is not None and error.status in _HOPELESS:
+            self.credential_accepted = False
+        elif error is None and not self.translator.aborted:
+            self.credential_accepted = True
 
     def _lifecycle(self, state: str | None) -> None:
         if state == "started":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 
 from claude_router.settings import DEFAULT_MODEL, RouterSettings
@@ -68,8 +67,3 @@ def permission_problem(settings: RouterSettings, environ: Mapping[str, str]) -> 
         )
     return ", because this is root: commands that Claude Code would ask about are refused. For all permissions run as \
 another user, or set IS_SANDBOX=1 if this machine is a sandbox"
-
-
-def complain(message: str) -> None:
-    """One line on standard error."""
-    print(f"claude_router: {message}", file=sys.stderr, flush=True)

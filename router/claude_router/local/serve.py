@@ -7,51 +7,33 @@ second one kills the workers. Either way nothing is left running.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import logging
 import os
-import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-
-import uvicorn
 
 import claude_crds
 from claude_crds.settings import SettingsError, load
 from claude_router.app import create_app
-from claude_router.local.banner import banner, complain, permission_problem, url_of
+from claude_router.local.banner import banner, permission_problem, url_of
 from claude_router.local.demo_model import DemoFailed, DemoModel
 from claude_router.local.environment import CREDENTIALS, passed_on, worker_environment
 from claude_router.local.pool import LocalSessions, PoolLimits
 from claude_router.local.store import Store, StoreError
 from claude_router.local.workers import Launch
 from claude_router.logs import configure
+from claude_router.serving import Signals, cannot_listen, complain, listen, on_loop, server_of
 from claude_router.settings import RouterSettings
 
 log = logging.getLogger(__name__)
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LAST_BYTES_SECONDS = 10.0
 """After the last worker is gone, how long a slow client may take to read the end of its answer."""
 
 # `-P`: the working directory is not where Python looks for modules.
 WORKER_COMMAND = (sys.executable, "-P", "-m", "claude_worker")
-
-
-class _Server(uvicorn.Server):
-    """Leaves the signals alone: they are handled here, because workers must be drained between two of its steps."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().shutdown(sockets)
-        if self.force_exit:  # then uvicorn leaves the application's own end out, connections to workers and all
-            await self.lifespan.shutdown()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +58,6 @@ def plan(environ: Mapping[str, str]) -> Plan:
     return Plan(settings, not any(environ.get(name) for name in CREDENTIALS), problem or "")
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.create_server((host, port), family=family, backlog=2048)
-    sock.setblocking(False)
-    # asyncio sets this only on sockets whose protocol number is given; accepted ones inherit it from here.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
-
-
 def main() -> int:
     """Run until a signal; returns the exit status: 0, 1 (cannot run), 2 (settings), 128 + signal (stopped twice)."""
     try:
@@ -98,9 +70,7 @@ def main() -> int:
     try:
         sock = listen(settings.host, settings.port)
     except OSError as error:
-        # A negative number is the resolver's, of which strerror knows nothing.
-        reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
-        complain(f"cannot listen on {settings.host}:{settings.port} ({reason}): set PORT or HOST to another")
+        complain(cannot_listen(settings.host, settings.port, error))
         return 1
     with sock:
         try:
@@ -113,7 +83,7 @@ def main() -> int:
             complain(str(error))
             return 1
         try:
-            return _on_loop(chosen, sock, store)
+            return on_loop(lambda: _serve(chosen, sock, store))
         except DemoFailed as error:
             complain(str(error))
             return 1
@@ -121,18 +91,9 @@ def main() -> int:
             store.close()
 
 
-def _on_loop(chosen: Plan, sock: socket.socket, store: Store) -> int:
-    try:
-        import uvloop  # noqa: PLC0415 - not there on every platform
-    except ImportError:
-        return asyncio.run(_serve(chosen, sock, store))
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(chosen, sock, store))
-
-
 async def _serve(chosen: Plan, sock: socket.socket, store: Store) -> int:
     settings = chosen.settings
-    signals = _Signals()
+    signals = Signals()
     demo = DemoModel()
     try:
         environ = dict(os.environ)
@@ -150,16 +111,10 @@ async def _serve(chosen: Plan, sock: socket.socket, store: Store) -> int:
 
 
 async def _until_stopped(
-    settings: RouterSettings, sock: socket.socket, sessions: LocalSessions, signals: _Signals
+    settings: RouterSettings, sock: socket.socket, sessions: LocalSessions, signals: Signals
 ) -> None:
     app = create_app(settings, sessions, version=claude_crds.__version__)
-    server = _Server(uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="on", http="httptools", ws="none", server_header=False,
-        timeout_graceful_shutdown=int(settings.shutdown_grace + _LAST_BYTES_SECONDS),
-    ))  # fmt: skip
-    # What is loaded now stays: leaving it out of collections took the slowest of 1,000 requests from 48 ms to 10 ms.
-    gc.collect()
-    gc.freeze()
+    server = server_of(app, grace=settings.shutdown_grace + _LAST_BYTES_SECONDS)
     serving = asyncio.create_task(server.serve([sock]))
     first = asyncio.create_task(signals.first.wait())
     await asyncio.wait([serving, first], return_when=asyncio.FIRST_COMPLETED)
@@ -177,25 +132,3 @@ async def _until_stopped(
     await serving
     for task in (first, second):
         task.cancel()
-
-
-class _Signals:
-    """The first and the second request to stop."""
-
-    def __init__(self) -> None:
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
-        self._number = 0
-        for number in _SIGNALS:
-            asyncio.get_running_loop().add_signal_handler(number, self._take, number)
-
-    def _take(self, number: int) -> None:
-        if self.first.is_set():
-            self.second.set()
-            self._number = number
-        self.first.set()
-
-    @property
-    def exit_status(self) -> int:
-        """0 after an orderly end."""
-        return 128 + self._number if self._number else 0

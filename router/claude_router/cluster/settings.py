@@ -1,0 +1,85 @@
+"""Settings of the router on a cluster: its own from the environment, the others from its ClaudePool, live."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from claude_crds.resources import duration
+from claude_crds.settings import choice, integer, milliseconds, setting, text
+from claude_crds.views import ClaudePool, PoolSpec
+from claude_router.settings import DEFAULT_MODEL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSettings:
+    """What the one who deploys a router can set."""
+
+    host: str = setting("HOST", "0.0.0.0", text(), "Address to listen on.")
+    port: int = setting("PORT", 3000, integer(0, 65535), "Port to listen on; 0 takes any free one.")
+    namespace: str = setting("NAMESPACE", "", text(), "Namespace of the conversations; empty: the router's own.")
+    pool: str = setting("POOL", "default", text(), "The ClaudePool that new conversations get their workers from.")
+    worker_key_file: str = setting(
+        "WORKER_KEY_FILE",
+        "",
+        text(),
+        "File with the key that workers' tokens are made from; the operator has it, too.",
+    )
+    api_keys_dir: str = setting(
+        "API_KEYS_DIR",
+        "",
+        text(),
+        "Folder with one file for each key of a client, followed as it changes; empty: open.",
+    )
+    max_queue: int = setting(
+        "MAX_QUEUE", 16, integer(0, 10_000), "Requests that may wait behind a conversation's running one; then 429."
+    )
+    keepalive: float = setting(
+        "KEEPALIVE_MS", 5.0, milliseconds(10), "A silent stream gets a `: keepalive` comment this often."
+    )
+    max_body_bytes: int = setting("MAX_BODY_BYTES", 32 * 1024 * 1024, integer(1024, 2**31), "Largest request body.")
+    drain_delay: float = setting(
+        "DRAIN_DELAY_MS",
+        2.0,
+        milliseconds(),
+        "On shutdown, how long new turns are still taken, until none is sent here.",
+    )
+    shutdown_grace: float = setting(
+        "SHUTDOWN_GRACE_MS", 30.0, milliseconds(), "On shutdown, how long running turns may still take after that."
+    )
+    log_format: str = setting("LOG_FORMAT", "text", choice("text", "json"), "Format of the log on standard error.")
+
+    @property
+    def api_keys_path(self) -> Path | None:
+        """`API_KEYS_DIR`; None: the endpoint is open."""
+        return Path(self.api_keys_dir) if self.api_keys_dir else None
+
+
+class LiveSettings:
+    """`EndpointSettings` of which some follow the pool: those in its spec as it is now, or a pool's defaults."""
+
+    api_keys = ()  # they are files, which `keys` follows
+
+    def __init__(self, settings: ClusterSettings) -> None:
+        self.max_queue = settings.max_queue
+        self.keepalive = settings.keepalive
+        self.max_body_bytes = settings.max_body_bytes
+        self.queue_timeout = 0.0
+        self._models: Mapping[str, str] = {}
+        self.follow(None)
+
+    def follow(self, pool: ClaudePool | None) -> None:
+        """The pool is like this now; None: there is none."""
+        spec = pool.spec if pool else PoolSpec()
+        self.queue_timeout = duration(spec.queue_timeout)
+        self._models = {name: model for name, model in spec.models.items() if name != DEFAULT_MODEL}
+
+    @property
+    def model_ids(self) -> tuple[str, ...]:
+        """Every model name that a client may ask for, the default first."""
+        return (DEFAULT_MODEL, *self._models)
+
+    def offers(self, model: str) -> bool:
+        """Whether a client may ask for it."""
+        return model == DEFAULT_MODEL or model in self._models

@@ -1,0 +1,98 @@
+"""ClaudeSessions and ClaudePools as the seam shows them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from datetime import datetime
+from typing import cast, get_args
+
+from claude_crds.cache import Change
+from claude_crds.names import session_name
+from claude_crds.resources import READY_CONDITION, Desired
+from claude_crds.views import ClaudePool, ClaudeSession, condition
+from claude_router.sessions import ConversationKey, Phase, PoolStats, SessionView, Usage
+
+_PHASES = frozenset(get_args(Phase))
+
+
+def session_view(session: ClaudeSession, *, busy: bool) -> SessionView:
+    """The conversation. `busy`: this router has a turn for it."""
+    spec, status = session.spec, session.status
+    created = _seconds(session.metadata.creation_timestamp)
+    phase = _phase(session)
+    return SessionView(
+        key=ConversationKey(spec.tenant, spec.conversation_id),
+        phase=phase,
+        busy=busy and phase == "Ready",
+        created=created,
+        last_active=_seconds(status.last_active_time) or _seconds(spec.last_request_time) or created,
+        turns=status.turns,
+        usage=Usage(
+            status.usage.input_tokens, status.usage.output_tokens, status.usage.cached_tokens, status.usage.cost_usd
+        ),
+        workspace=status.volume_claim_name,
+        claude_session_id=status.claude_session_id,
+        message=status.message,
+    )
+
+
+def _phase(session: ClaudeSession) -> Phase:
+    if session.leaving:
+        return "Suspending"
+    if session.status.phase in _PHASES:
+        return cast(Phase, session.status.phase)
+    # None yet, or one that only a newer operator knows.
+    return "Suspended" if session.spec.desired_state == Desired.SUSPENDED else "Queued"
+
+
+def _seconds(moment: datetime | None) -> float:
+    return moment.timestamp() if moment else 0.0
+
+
+def pool_stats(name: str, pool: ClaudePool | None) -> PoolStats:
+    """The pool, as the operator last described it."""
+    if pool is None:
+        return PoolStats(0, 0, 0, 0, 0, 0, error=f"ClaudePool {name} does not exist", degraded=True)
+    status = pool.status
+    ready = condition(status.conditions, READY_CONDITION)
+    error = (ready.message or ready.reason) if ready and ready.status == "False" else ""
+    return PoolStats(
+        size=pool.spec.size,
+        live=status.live,
+        busy=status.busy,
+        warm=status.warm,
+        suspended=status.suspended,
+        queued=status.queued,
+        error=error,
+        degraded=bool(error),
+    )
+
+
+class Directory:
+    """Names of the sessions by tenant, sorted: a page of a list costs the page. A listener of the sessions' reflector.
+
+    Left out are sessions under a name that does not follow from tenant and id: no request finds those.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[str, list[str]] = {}
+
+    def changed(self, change: Change, old: ClaudeSession | None, new: ClaudeSession | None) -> None:
+        """See `claude_crds.cache.Listener`. A session's tenant and id never change."""
+        about = new or old
+        assert about is not None
+        if change == "modified" or about.name != session_name(about.spec.tenant, about.spec.conversation_id):
+            return
+        names = self._names.setdefault(about.spec.tenant, [])
+        if change == "added":
+            insort(names, about.name)
+            return
+        del names[bisect_left(names, about.name)]
+        if not names:
+            del self._names[about.spec.tenant]
+
+    def page(self, tenant: str, *, limit: int, after: str) -> list[str]:
+        """Up to `limit` names of the tenant, those after the name `after`."""
+        names = self._names.get(tenant, [])
+        start = bisect_right(names, after)
+        return names[start : start + limit]
