@@ -170,6 +170,8 @@ class Keeper:
         match action:
             case Claim(session, worker):
                 slot = state.slots[worker]
+                if slot.operation is not None or slot.pod is None:
+                    return  # it is only being made: claimed as soon as that is done, and rings
                 slot.session, slot.last_active, slot.kind = session, now, "claim"
                 state.warm_not_before = max(state.warm_not_before, now + _REFILL_SECONDS)
                 slot.operation = state.spawn(self._do.claim(slot, attended[session]))

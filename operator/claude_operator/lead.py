@@ -39,7 +39,7 @@ class Operator:
         self._api = Api(loader())
         namespace = settings.namespace or await self._api.namespace()
         name = settings.pod_name or socket.gethostname()
-        self._leadership = Leadership(self._api, namespace, settings.lease_name, name)
+        self._leadership = Leadership(self._api, namespace, settings.lease_name, name, duration=settings.lease)
         self._health = Health(self._leadership, self._metrics)
         await self._health.begin(settings.http_host, settings.http_port)
         self._leading = asyncio.create_task(self._lead(self._api, namespace, key, self._leadership, self._health))

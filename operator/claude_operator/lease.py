@@ -1,9 +1,9 @@
 """Leader election by a Lease: of several operators, one acts.
 
-A leader renews every RENEW_SECONDS and stops acting by itself when it could not for ACT_SECONDS, which is sooner than
-others take over: they do so only when they themselves have seen the same renewal for LEASE_SECONDS. No clocks of two
-machines are compared. As in client-go's leaderelection; and a leader that steps down empties the Lease, so that the
-next one need not wait.
+A leader renews several times within the lease's duration, and stops acting by itself when it could not for two thirds
+of it. That is sooner than others take over: they do so only when they themselves have seen the same renewal for all of
+it, so no clocks of two machines are compared. As in client-go's leaderelection; and a leader that steps down empties
+the Lease, so that the next one need not wait.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from claude_crds.views import Frozen, Object
 
 log = logging.getLogger(__name__)
 
-LEASE_SECONDS = 15.0
-ACT_SECONDS = 10.0
-RENEW_SECONDS = 2.0
+RENEW_PART, ACT_PART = 2 / 15, 10 / 15
+"""Of the lease's duration, as in client-go: how often a leader renews, and how long it acts without."""
 
 
 class LeaseSpec(Frozen, frozen=True):
@@ -53,25 +52,33 @@ class Sight:
     since: float
 
 
-def may_take(lease: Lease | None, me: str, sight: Sight | None, now: float) -> bool:
-    """Whether the Lease is free for the taking: nobody's, ours, or not renewed for LEASE_SECONDS of our own time."""
+def may_take(lease: Lease | None, me: str, sight: Sight | None, now: float, duration: float) -> bool:
+    """Whether the Lease is free for the taking: nobody's, ours, or not renewed for `duration` of our own time."""
     if lease is None or lease.spec.holder_identity in ("", me):
         return True
-    return (
-        sight is not None and sight.version == lease.metadata.resource_version and (now - sight.since >= LEASE_SECONDS)
-    )
+    return sight is not None and sight.version == lease.metadata.resource_version and (now - sight.since >= duration)
 
 
 class Leadership:
     """`await gain()`, act as long as `check()` raises nothing, `await lost()`; `resign()` at the end."""
 
     def __init__(
-        self, api: Api, namespace: str, name: str, me: str, *, clock: Callable[[], float] = time.monotonic
+        self,
+        api: Api,
+        namespace: str,
+        name: str,
+        me: str,
+        *,
+        duration: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._namespace = namespace
         self._name = name
         self._me = me
+        self._duration = duration
+        self._renew = duration * RENEW_PART
+        self._act = duration * ACT_PART
         self._clock = clock
         self._renewed: float | None = None
         self._lease: Lease | None = None
@@ -83,7 +90,7 @@ class Leadership:
 
     @property
     def leading(self) -> bool:
-        return self._renewed is not None and self._clock() - self._renewed < ACT_SECONDS
+        return self._renewed is not None and self._clock() - self._renewed < self._act
 
     def check(self) -> None:
         """Raises NotLeading when it is not certain that nobody else leads."""
@@ -93,13 +100,13 @@ class Leadership:
     async def gain(self) -> None:
         """Wait until this replica leads."""
         while not await self._try():  # noqa: ASYNC110 - the API server is what is asked
-            await asyncio.sleep(RENEW_SECONDS)
+            await asyncio.sleep(self._renew)
         log.info("leading", extra={"fields": {"lease": self._name, "replica": self._me}})
 
     async def lost(self) -> None:
         """Renew until that fails for too long, or somebody else holds it."""
         while self.leading:
-            await asyncio.sleep(RENEW_SECONDS)
+            await asyncio.sleep(self._renew)
             await self._try()
         log.warning("not leading any more", extra={"fields": {"lease": self._name, "replica": self._me}})
         self._renewed = None
@@ -120,7 +127,7 @@ class Leadership:
         """Take or renew it; whether this replica holds it now. Counts from before the request was sent."""
         began = self.tried_at = self._clock()
         try:
-            async with asyncio.timeout(ACT_SECONDS / 2):
+            async with asyncio.timeout(self._act / 2):
                 self._lease = await self._write(began)
         except (ApiError, AccessError, TimeoutError) as error:
             if not isinstance(error, Conflict | AlreadyExists):
@@ -139,7 +146,7 @@ class Leadership:
             lease: Lease | None = await self._api.get(LEASES, self._namespace, self._name)
         except NotFound:
             lease = None
-        if not may_take(lease, self._me, self._sight, now):
+        if not may_take(lease, self._me, self._sight, now, self._duration):
             assert lease is not None
             if self._sight is None or self._sight.version != lease.metadata.resource_version:
                 self._sight = Sight(lease.metadata.resource_version, now)
@@ -154,7 +161,7 @@ class Leadership:
     def _spec(self, lease: Lease | None) -> dict[str, Any]:
         moment = timestamp(time.time())
         spec: dict[str, Any] = {
-            "holderIdentity": self._me, "leaseDurationSeconds": int(LEASE_SECONDS), "renewTime": moment,
+            "holderIdentity": self._me, "leaseDurationSeconds": max(1, round(self._duration)), "renewTime": moment,
         }  # fmt: skip
         if lease is None or lease.spec.holder_identity != self._me:
             spec["acquireTime"] = moment

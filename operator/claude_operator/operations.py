@@ -72,6 +72,8 @@ class Operations:
         for slot in self.state.slots.values():
             session = attended.get(slot.session or "")
             claim = self._world.claims.get(slot.claim)
+            if slot.leaving or (session is not None and slot.session_uid != session.metadata.uid):
+                continue  # of an earlier session of this name, maybe: its volume goes with it
             if session is None or claim is None or slot.operation is not None or slot.owning:
                 continue
             owned = any(o.uid == session.metadata.uid for o in claim.metadata.owner_references)

@@ -23,6 +23,9 @@ class OperatorSettings:
     worker_key_file: str = setting("WORKER_KEY_FILE", "", text(), "File with the key that workers' tokens come from.")
     pod_name: str = setting("POD_NAME", "", text(), "This replica's name in the Lease; empty: the host's.")
     lease_name: str = setting("LEASE_NAME", "claude-operator", text(), "Lease that says which replica leads.")
+    lease: float = setting(
+        "LEASE_MS", 15.0, milliseconds(1000), "Without a sign of life for this long, another replica leads."
+    )
     http_host: str = setting("HTTP_HOST", "0.0.0.0", text(), "Address for health and metrics.")
     http_port: int = setting("HTTP_PORT", 8081, integer(0, 65535), "Port for health and metrics.")
     start_timeout: float = setting(

@@ -13,8 +13,10 @@ from pathlib import Path
 import claude_crds
 from claude_worker.cli import bundled_version
 
-BEGIN, END = "<!-- measured -->\n", "<!-- /measured -->"
-_TITLES = {"turn": "Turns", "relay": "Relay", "memory": "Memory"}
+_TITLES = {
+    "turn": "## Turns", "relay": "## Relay", "memory": "## Memory",
+    "start": "### From a request to its first token", "hot": "### Turns, and what they write", "held": "### Memory held",
+}  # fmt: skip
 _HEAD = "| | figure | beside | of the two | goal | |\n|---|---:|---:|---:|---|---|"
 
 
@@ -77,10 +79,31 @@ def digits(value: float) -> int:
     return 0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 2
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A generated part of docs/performance.md: its name in the marks around it, and the command that writes it."""
+
+    name: str
+    command: str
+
+    @property
+    def begin(self) -> str:
+        return f"<!-- {self.name} -->\n"
+
+    @property
+    def end(self) -> str:
+        return f"<!-- /{self.name} -->"
+
+
+LOCAL = Part("measured", "make bench")
+CLUSTER = Part("measured on a cluster", "make bench-cluster")
+
+
 class Report:
     """Collects figures; `versions` are of what they were measured against, `notes` say what is missing."""
 
-    def __init__(self) -> None:
+    def __init__(self, part: Part = LOCAL) -> None:
+        self.part = part
         self.figures: list[Figure] = []
         self.versions: dict[str, str] = {}
         self.notes: list[str] = []
@@ -102,12 +125,12 @@ class Report:
         return [f for f in self.figures if f.goal and not f.goal.met]
 
     def markdown(self) -> str:
-        """The generated part of docs/performance.md."""
-        parts = [_machine(self.versions, self._load), *self.notes]
+        """What stands between the part's marks."""
+        parts = [_machine(self.versions, self._load, self.part.command), *self.notes]
         for section, title in _TITLES.items():
             rows = [_row(figure) for figure in self.figures if figure.section == section]
             if rows:
-                parts.append("\n".join([f"## {title}", "", _HEAD, *rows]))
+                parts.append("\n".join([title, "", _HEAD, *rows]))
         return "\n" + "\n\n".join(parts) + "\n\n"
 
 
@@ -118,16 +141,19 @@ def _row(figure: Figure) -> str:
 
 
 def write(path: Path, report: Report) -> None:
-    """Replace the generated part of the file; what is written around it by hand stays. Raises ValueError without it."""
-    text = path.read_text()
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    """Replace the report's part of the file; what is around it, by hand or of another part, stays.
+
+    Raises ValueError if the file does not hold that part.
+    """
+    part = report.part
+    head, begin, rest = path.read_text().partition(part.begin)
+    _, end, tail = rest.partition(part.end)
     if not begin or not end:
-        raise ValueError(f"{path} does not hold the lines {BEGIN.strip()} and {END}")
-    path.write_text(head + BEGIN + report.markdown() + END + tail)
+        raise ValueError(f"{path} does not hold the lines {part.begin.strip()} and {part.end}")
+    path.write_text(head + begin + report.markdown() + end + tail)
 
 
-def _machine(versions: dict[str, str], load: float) -> str:
+def _machine(versions: dict[str, str], load: float, command: str) -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.machine())
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
@@ -142,5 +168,5 @@ def _machine(versions: dict[str, str], load: float) -> str:
     return (
         f"{time.strftime('%Y-%m-%d')}; {os.cpu_count()} cores ({cpu}), {memory:.0f} GiB, "
         f"Linux {platform.release().split('-')[0]}, "
-        f"load average {load:.1f} before it began; {listed}. Repeat with `make bench`."
+        f"load average {load:.1f} before it began; {listed}. Repeat with `{command}`."
     )

@@ -16,7 +16,7 @@ import pytest
 from bench import first_turns, memory, relay, turns
 from bench.load import Connection, NotAnAnswer, check, dechunked, percentile, request
 from bench.processes import environment, service
-from bench.report import BEGIN, END, Figure, Goal, Limit, Report, write
+from bench.report import CLUSTER, LOCAL, Figure, Goal, Limit, Report, write
 from local.harness import alive, descendants, eventually, find_cli
 
 TURNS = [
@@ -72,7 +72,8 @@ def names(report: Report) -> list[str]:
 
 def test_the_table_replaces_only_what_was_generated(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"# Title\n\n{BEGIN}old\n{END}\n\nkept\n")
+    other = f"{CLUSTER.begin}of a cluster\n{CLUSTER.end}"
+    page.write_text(f"# Title\n\n{LOCAL.begin}old\n{LOCAL.end}\n\n{other}\n\nkept\n")
     report = Report()
     report.add(Figure("turn", "slow", 120.04, "ms", Limit("bare", 100.0), Goal("at most +5 ms", met=False)))
     report.add(Figure("relay", "fast", 1500.0, "/s", Limit("direct", 2000.0), Goal("at least 1,000/s", met=True)))
@@ -82,18 +83,35 @@ def test_the_table_replaces_only_what_was_generated(tmp_path: Path) -> None:
     assert text.startswith("# Title\n")
     assert text.endswith("kept\n")
     assert "old" not in text
-    assert text.count(BEGIN) == 1
+    assert text.count(LOCAL.begin) == 1
+    assert other in text
     assert "| slow | 120.0 ms | bare 100.0 ms | +20.0 ms | at most +5 ms | **missed** |" in text
     assert "| fast | 1,500 /s | direct 2,000 /s | 75% | at least 1,000/s | met |" in text
     assert [figure.what for figure in report.missed] == ["slow"]
 
 
+def test_the_parts_live_side_by_side(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{LOCAL.begin}{LOCAL.end}\nbetween\n{CLUSTER.begin}{CLUSTER.end}\n")
+    local, cluster = Report(), Report(CLUSTER)
+    local.add(Figure("turn", "here", 1.0, "ms"))
+    cluster.add(Figure("start", "there", 2.0, "ms"))
+    for report in (cluster, local, cluster):
+        write(page, report)
+    before, between, after = page.read_text().partition("\nbetween\n")
+    assert between
+    assert ("| here |" in before, "| there |" in before) == (True, False)
+    assert ("| here |" in after, "| there |" in after) == (False, True)
+    assert "Repeat with `make bench`." in before
+    assert "Repeat with `make bench-cluster`." in after
+
+
 def test_a_page_without_its_marks_is_not_written(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"# Title\n{BEGIN}the end is missing")
+    page.write_text(f"# Title\n{LOCAL.begin}the end is missing")
     with pytest.raises(ValueError, match="does not hold the lines"):
         write(page, Report())
-    assert page.read_text() == f"# Title\n{BEGIN}the end is missing"
+    assert page.read_text() == f"# Title\n{LOCAL.begin}the end is missing"
 
 
 # -- the load generator: nothing that failed may count as fast ------------------------------------------------------
