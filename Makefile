@@ -81,7 +81,7 @@ test-unit: $(ENV_READY) ## Fast tests: no CLI, no network but loopback
 
 .PHONY: test-local
 test-local: $(ENV_READY) $(NPM_READY) ## The real CLI with real clients and a scripted model
-	@$(PYTEST) -q tests/local tests/test_readme.py tests/bench
+	@$(PYTEST) -q tests/local tests/test_readme.py tests/bench tests/bench_cluster
 
 .PHONY: test-container
 test-container: $(ENV_READY) $(ENGINE_READY) ## The image, built with buildah and run; the compose file
@@ -103,6 +103,14 @@ test-cluster: $(ENV_READY) ## On a cluster: resources, chart, operator, router; 
 .PHONY: bench
 bench: $(ENV_READY) $(NPM_READY) $(LITELLM_READY) ## Every figure beside its limit; writes docs/performance.md
 	@$(WITH_TESTS) -m bench
+
+# Like the tests: a cluster that was up stays up. An unset BENCH_ARGS measures everything.
+BENCH_ARGS ?=
+.PHONY: bench-cluster
+bench-cluster: $(ENV_READY) ## The same on a cluster, each figure beside its floor in bare pods
+	@if $(CLUSTER) kubeconfig >/dev/null 2>&1; then :; else trap '$(CLUSTER) down' EXIT; $(CLUSTER) up >/dev/null; fi; \
+	$(CLUSTER) images >/dev/null; \
+	$(WITH_TESTS) -m bench_cluster $(BENCH_ARGS)
 
 ##@ Maintain
 

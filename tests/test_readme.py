@@ -17,7 +17,7 @@ from claude_router.local.banner import opencode_snippet
 from claude_router.settings import RouterSettings
 from local.harness import ROOT
 from local.server import Server, serving
-from readme import README, with_table
+from readme import README, TABLES, with_tables
 
 TEXT = README.read_text()
 DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
@@ -54,8 +54,10 @@ def test_no_command_in_it_is_left_out_of_the_test_above() -> None:
     assert [code for code in fenced if ADDRESS in code and not code.startswith("{")] == [code for _, _, code in RUNS]
 
 
-def test_the_settings_table_is_that_of_the_settings_class() -> None:
-    assert with_table(TEXT) == TEXT, "run `make docs`"
+@pytest.mark.parametrize("document", TABLES, ids=lambda path: path.name)
+def test_the_settings_tables_are_those_of_the_settings_classes(document: Path) -> None:
+    text = document.read_text()
+    assert with_tables(document, text) == text, "run `make docs`"
 
 
 def test_the_opencode_snippet_is_the_one_that_the_banner_prints(server: Server) -> None:

@@ -38,6 +38,7 @@ TOKEN_SECONDS = 60.0
 CONNECT_SECONDS = 5.0
 REQUEST_SECONDS = 30.0
 
+_APPLY_PATCH = "application/apply-patch+yaml"  # of which JSON is a part
 _MERGE_PATCH = "application/merge-patch+json"
 _FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 
@@ -152,6 +153,13 @@ class Api:
             if uid and "metadata.uid" in error.status.message:
                 raise Conflict(error.status, f"PATCH {path}") from error
             raise
+
+    async def apply(self, resource: Resource[T], namespace: str, body: Mapping[str, Any], *, manager: str) -> T:
+        """Server-side apply, with force: what `body` says belongs to `manager` from now on. Makes what is not there."""
+        whole = {"apiVersion": resource.api_version, "kind": resource.kind, **body}
+        path = resource.path(namespace, body["metadata"]["name"])
+        query = {"fieldManager": manager, "force": "true"}
+        return resource.decoder.decode(await self._call("PATCH", path, whole, query=query, content_type=_APPLY_PATCH))
 
     async def delete(
         self,

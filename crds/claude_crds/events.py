@@ -10,7 +10,7 @@ from claude_crds.views import Object
 
 
 class Step(StrEnum):
-    """Reasons of the Events of a session's life; CLAIMED to RESTARTED are normal, the rest are warnings."""
+    """Reasons of the Events of a session's life; RESTARTED and FAILED are warnings, the rest are normal."""
 
     QUEUED = "Queued"
     CLAIMED = "Claimed"

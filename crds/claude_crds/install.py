@@ -24,6 +24,9 @@ from claude_crds.errors import ApiError, Forbidden, NotFound
 from claude_crds.resources import Resource
 from claude_crds.views import Condition, Frozen, Object, condition
 
+_MANAGER = "helm"
+"""Helm applies a chart's `crds` folder as this, too, and refuses to change what is another's."""
+
 PATIENCE = 60.0
 """Seconds in which all must be served."""
 
@@ -87,8 +90,9 @@ async def install(api: Api, definitions: Sequence[dict[str, Any]], patience: flo
 async def _apply(api: Api, body: dict[str, Any]) -> None:
     name, labels = body["metadata"]["name"], body["metadata"].get("labels", {})
     try:
-        # `versions` is a list, which a merge patch replaces as a whole: fields that the new one lacks are gone.
-        await api.patch(DEFINITIONS, "", name, {"metadata": {"labels": labels}, "spec": body["spec"]})
+        await api.get(DEFINITIONS, "", name)
+        metadata = {"name": name, "labels": labels}
+        await api.apply(DEFINITIONS, "", {"metadata": metadata, "spec": body["spec"]}, manager=_MANAGER)
         print(f"{name}: up to date", flush=True)
     except NotFound:
         await api.create(DEFINITIONS, "", body)

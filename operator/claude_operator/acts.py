@@ -111,7 +111,7 @@ class Acts:
         self._faults.at("suspend-after-delete", session)
 
     async def delete_pod(self, slot: Slot, *, purge: bool = False) -> None:
-        """Delete the pod; a spare's claim goes with it."""
+        """Delete the pod; a spare's claim goes with it, and one that never got a volume."""
         if slot.pod is None:
             return
         slot.deleting = True
@@ -119,7 +119,8 @@ class Acts:
         self._lead()
         with contextlib.suppress(NotFound):
             await self._api.delete(PODS, self._namespace, slot.name, uid=slot.pod.metadata.uid, grace_seconds=grace)
-        if slot.session is None and (claim := self._world.claims.get(slot.claim)):
+        claim = self._world.claims.get(slot.claim)
+        if claim is not None and (slot.session is None or slot.no_volume):
             await self.delete_claim(claim)
 
     async def delete_claim(self, claim: PersistentVolumeClaim) -> None:

@@ -77,7 +77,7 @@ def _container(pool: ClaudePool, settings: OperatorSettings) -> Json:
         "name": WORKER_CONTAINER,
         "image": pool.spec.image or settings.worker_image,
         "imagePullPolicy": settings.worker_image_pull_policy,
-        "env": _environment(pool),
+        "env": _environment(pool, settings),
         "ports": [{"name": PORT_NAME, "containerPort": WORKER_PORT}],
         "resources": _RESOURCES,
         "securityContext": {
@@ -102,7 +102,7 @@ def _container(pool: ClaudePool, settings: OperatorSettings) -> Json:
     }
 
 
-def _environment(pool: ClaudePool) -> list[Json]:
+def _environment(pool: ClaudePool, settings: OperatorSettings) -> list[Json]:
     spec = pool.spec
     values = {
         "HOST": "0.0.0.0",
@@ -117,6 +117,8 @@ def _environment(pool: ClaudePool) -> list[Json]:
         "TOOL_ACTIVITY": spec.tool_activity,
         "SYSTEM_PROMPT_MODE": spec.system_prompt,
         "TURN_TIMEOUT_MS": str(round(duration(spec.turn_timeout) * 1000)),
+        "MAX_BODY_BYTES": str(settings.max_body_bytes),
+        "MAX_QUEUE": str(settings.max_queue),
         "LOG_FORMAT": "json",
         "ANTHROPIC_BASE_URL": spec.anthropic.base_url,
     }

@@ -31,4 +31,5 @@ class Faults:
     def at(self, point: Point, about: Object | None) -> None:
         """Die here, if the object asks for it."""
         if self._enabled and about is not None and about.metadata.labels.get(FAULT_LABEL) == point:
-            os.kill(os.getpid(), signal.SIGKILL)
+            # A pod's process 1 cannot SIGKILL itself; this is as sudden.
+            os._exit(128 + signal.SIGKILL)

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 _SHORTEST_SLEEP_SECONDS = 0.01
 _AFTER_ERROR_SECONDS = 1.0
 _REFILL_SECONDS = 1.0
-"""From a claim to the start of the next spare: its boot must not compete with the conversation's first turn."""
+"""From a claim to the next spare's start: its boot must not compete with the conversation's first turn."""
 
 
 class Keeper:
@@ -46,7 +46,7 @@ class Keeper:
         self._do = Operations(state, world, acts, metrics)
         self._metrics = metrics
         self._settings = settings
-        self._observer = Observer(state, world, acts.workers, settings.start_timeout, self._remove)
+        self._observer = Observer(state, world, acts.workers, metrics, settings.start_timeout, self._remove)
         self._publisher = Publisher(state, world, acts, metrics, settings.status_interval)
         self._hashed = ("", "")
         self.last_round = state.clock()
@@ -144,6 +144,11 @@ class Keeper:
     def _decide(self, pool: ClaudePool, attended: dict[str, ClaudeSession], now: float) -> list[float | None]:
         state, spec = self.state, pool.spec
         template = self._template(pool)
+        for slot in state.slots.values():
+            # It would wait for what the pool does not ask for any more, such as an image that never was.
+            if slot.trouble is not None and slot.operation is None and slot.view(now, template).stale:
+                slot.draining = "stale"
+                self._remove(slot, False)
         # While nothing can be started, one spare is tried now and then, so that recovery is seen without a request.
         warm = max(spec.warm, 1) if state.trouble else spec.warm
         policy = Policy(spec.size, min(warm, spec.size), duration(spec.idle_timeout), state.warm_not_before)
@@ -186,7 +191,7 @@ class Keeper:
             case Drain(worker, reason):
                 slot = state.slots[worker]
                 if slot.operation is None and slot.pod is not None:
-                    slot.draining = reason
+                    slot.draining, slot.drained_at = reason, now
                     of = attended.get(slot.session or "")
                     status = self._publisher.status_of(of, slot, now) if of else None
                     slot.operation = state.spawn(self._do.drain(slot, of, status))

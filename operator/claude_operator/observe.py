@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable
 
 from claude_crds.events import Cause, Step
-from claude_crds.resources import PODS, POOLS, SESSION_UID_LABEL, SESSIONS
+from claude_crds.resources import PODS, POOL_LABEL, POOLS, SESSION_UID_LABEL, SESSIONS, Phase
 from claude_crds.views import Pod
 from claude_operator import trouble as troubles
 from claude_operator.decide import WorkerState
+from claude_operator.metrics import OperatorMetrics
 from claude_operator.slots import Slot, Word, bound_to, claim_of, worker_container
 from claude_operator.state import PoolState
 from claude_operator.trouble import Trouble
@@ -30,12 +31,14 @@ class Observer:
         state: PoolState,
         world: World,
         workers: Workers,
+        metrics: OperatorMetrics,
         start_timeout: float,
         remove: Callable[[Slot, bool], None],
     ) -> None:
         self._state = state
         self._world = world
         self._workers = workers
+        self._metrics = metrics
         self._start_timeout = start_timeout
         self._remove = remove
 
@@ -64,6 +67,9 @@ class Observer:
                 last_active=now,
                 restarts=container.restart_count if container else 0,
             )
+            told = self._world.sessions.get(slot.session) if slot.session else None
+            # An operator before us has seen it ready.
+            slot.proven = told is not None and told.status.phase == Phase.READY and told.status.pod_name == pod.name
         slot.pod = pod
         if slot.operation is None:
             slot.session = bound_to(pod)
@@ -103,6 +109,7 @@ class Observer:
             def hear(word: Word | None) -> None:
                 if word is None:
                     slot.word = None
+                    slot.published = False
                 else:
                     slot.hear(word, self._state.clock())
                 self._state.bell.set()
@@ -127,6 +134,7 @@ class Observer:
         times, slot.restarts = container.restart_count - slot.restarts, container.restart_count
         how = troubles.how_it_ended(slot.pod)
         slot.word = None if container.state.terminated or container.state.waiting else slot.word
+        slot.published = False
         if slot.session and (session := self._world.sessions.get(slot.session)):
             self._state.note(slot.session).restarts = session.status.restarts + times
             self._tell(slot, Step.RESTARTED, f"Worker {slot.name} ended ({how}) and was started again.", warning=True)
@@ -147,6 +155,9 @@ class Observer:
             self._remove(slot, False)
 
     def _failed(self, slot: Slot, found: Trouble, now: float) -> None:
+        claim = self._world.claims.get(slot.claim)
+        if claim is not None and POOL_LABEL in claim.metadata.labels and claim.status.phase == "Pending":
+            slot.no_volume = found.cause is Cause.VOLUME_PENDING
         wide = slot.session is None or found.cause in _POOL_WIDE
         self._state.failed_to_start(found, slot.session, now, pool_wide=wide)
         self._tell(slot, Step.FAILED, f"{found.cause}: {found.message}", warning=True)
@@ -165,6 +176,8 @@ class Observer:
         self._unfollow(slot)
         del self._state.slots[slot.name]
         if slot.draining or slot.deleting:
+            if slot.drained_at:
+                self._metrics.suspends.observe(now - slot.drained_at)
             return
         self._lost(slot, troubles.how_it_ended(slot.pod) if slot.pod else "", now)
 

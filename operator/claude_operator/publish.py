@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+import msgspec
+
 from claude_crds.errors import ApiError, Conflict, NotFound
 from claude_crds.events import Cause, Step
 from claude_crds.resources import READY_CONDITION, SESSIONS, Phase
@@ -20,6 +22,8 @@ from claude_operator.trouble import Trouble
 from claude_operator.world import ATTENDED, BY_POOL, World
 
 _POOL_INTERVAL_SECONDS = 1.0
+_BUSY_INTERVAL_SECONDS = 10.0
+"""How many are busy changes with every turn: that alone is not worth a write a turn."""
 _RETRY_SECONDS = 0.05
 
 
@@ -32,7 +36,7 @@ class Publisher:
         self._acts = acts
         self._metrics = metrics
         self._interval = interval
-        self._pool_at = 0.0
+        self._pool_changed: float | None = None
         self._pool_writing = False
 
     # -- sessions ------------------------------------------------------------------------------------------------
@@ -44,6 +48,9 @@ class Publisher:
         if slot is not None and slot.session_uid not in ("", session.metadata.uid):
             slot = None  # of an earlier session of this name: its volume and its turns are not this one's
         since = None if note.waiting_since is None else unix - (now - note.waiting_since)
+        told = session.status.waiting_since
+        if told is not None and since is not None and abs(told.timestamp() - since) < 1.0:
+            since = told.timestamp()  # read from two clocks at two moments, it is never quite the same
         pool = self._world.pools.get(state.name)
         starting = slot is not None and not slot.leaving
         failed = note.trouble is not None and not starting and (note.waiting_since is None or now < note.not_before)
@@ -133,14 +140,21 @@ class Publisher:
     # -- the pool ------------------------------------------------------------------------------------------------
 
     def pool(self, pool: ClaudePool, now: float) -> list[float]:
-        """Write the pool's status, not more than once a second."""
+        """Write the pool's status a second after it has changed."""
         status = self._pool_status(pool, now)
         self._metrics.pool(pool.name, status)
-        if self._pool_writing or status == pool.status:
+        if self._pool_writing:
             return []
-        if now < self._pool_at + _POOL_INTERVAL_SECONDS:
-            return [self._pool_at + _POOL_INTERVAL_SECONDS]
-        self._pool_at = now
+        if status == pool.status:
+            self._pool_changed = None
+            return []
+        if self._pool_changed is None:
+            self._pool_changed = now
+        only_busy = status == msgspec.structs.replace(pool.status, busy=status.busy)
+        due = self._pool_changed + (_BUSY_INTERVAL_SECONDS if only_busy else _POOL_INTERVAL_SECONDS)
+        if now < due:
+            return [due]
+        self._pool_changed = None
         self._pool_writing = True
         self._state.spawn(self._pool_written(pool, status))
         return []

@@ -17,6 +17,8 @@ from claude_crds.views import Object
 log = logging.getLogger(__name__)
 
 _MOST_WAITING = 1000
+_BEHIND_SECONDS = 0.5
+"""What an Event tells of has often just begun, and needs the API server and the processor more than the Event does."""
 _REPEAT_SECONDS = 60.0
 """The same Event about the same object is written once in this time."""
 
@@ -29,6 +31,7 @@ class Recorder:
         self._namespace = namespace
         self._waiting: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_MOST_WAITING)
         self._told: dict[tuple[str, str, str], float] = {}
+        self._flushing = False
         self.dropped = 0
 
     def tell(self, kind: Resource[Any], about: Object, reason: str, message: str, *, warning: bool = False) -> None:
@@ -50,6 +53,8 @@ class Recorder:
         """Write them in order, until cancelled."""
         while True:
             body = await self._waiting.get()
+            if not self._flushing:
+                await asyncio.sleep(_BEHIND_SECONDS if self._waiting.empty() else 0)
             try:
                 await self._api.create(EVENTS, self._namespace, body)
             except (ApiError, AccessError) as error:
@@ -59,6 +64,7 @@ class Recorder:
 
     async def flush(self, seconds: float) -> None:
         """Wait until all are written, but not for long."""
+        self._flushing = True
         try:
             async with asyncio.timeout(seconds):
                 await self._waiting.join()

@@ -28,6 +28,12 @@ class OperatorSettings:
     )
     http_host: str = setting("HTTP_HOST", "0.0.0.0", text(), "Address for health and metrics.")
     http_port: int = setting("HTTP_PORT", 8081, integer(0, 65535), "Port for health and metrics.")
+    max_body_bytes: int = setting(
+        "MAX_BODY_BYTES", 32 * 1024 * 1024, integer(1024, 2**31), "Largest request body that workers take."
+    )
+    max_queue: int = setting(
+        "MAX_QUEUE", 16, integer(0, 10_000), "Requests that may wait behind a conversation's running one; then 429."
+    )
     start_timeout: float = setting(
         "START_TIMEOUT_MS", 120.0, milliseconds(1000), "A worker that takes longer to start has failed."
     )

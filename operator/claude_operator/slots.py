@@ -61,6 +61,7 @@ class Slot:
     """The write that is under way; until its end nothing else is done to this pod."""
     draining: str = ""
     """Why it was asked to end."""
+    drained_at: float = 0.0
     deleting: bool = False
     published: bool = False
     """Its session has been told where it is."""
@@ -71,6 +72,8 @@ class Slot:
     turns_at_publication: int = 0
     owning: bool = False
     """Its claim is being given to its session."""
+    no_volume: bool = False
+    """Its claim got no volume: the next one is made as the pool then says."""
     outdated: bool = False
     """Its credential is not the pool's any more."""
     trouble: Trouble | None = None

@@ -102,7 +102,10 @@ def _of_scheduling(pod: Pod, claim: PersistentVolumeClaim | None, *, late: bool)
     scheduled = condition(pod.status.conditions, "PodScheduled")
     if scheduled is None or scheduled.status == "True":
         return None
-    if claim is not None and claim.status.phase == "Pending":
+    about_volume = any(
+        word in scheduled.message.lower() for word in ("persistentvolumeclaim", "storageclass", "volume")
+    )
+    if claim is not None and claim.status.phase == "Pending" and about_volume:
         text = f"PersistentVolumeClaim {claim.name} gets no volume: see `kubectl describe pvc {claim.name}`."
         return Trouble(Cause.VOLUME_PENDING, f"{text} {scheduled.message}".strip(), late)
     return Trouble(Cause.UNSCHEDULABLE, f"No node takes the worker: {scheduled.message}", late)

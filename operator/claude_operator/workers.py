@@ -25,6 +25,8 @@ _LONGEST_PAUSE = 1.0
 _FAST_SECONDS = 5.0
 """A worker listens 0.3 to 2 s after it has an address: during this time each try costs nothing but a refused packet."""
 
+_OTHER_KEY = "it was started with another worker key; the next one gets the present one"
+
 _FAILURES = (aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError)
 
 
@@ -63,6 +65,8 @@ class Workers:
         while True:
             try:
                 async with self._http.get(f"{endpoint}/status?watch=true", headers=self._headers(pod)) as answer:
+                    if answer.status == 401:
+                        hear(Word("failed", error=_OTHER_KEY))
                     answer.raise_for_status()
                     async for line in answer.content:
                         hear(self._decoder.decode(line))

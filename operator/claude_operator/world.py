@@ -82,17 +82,24 @@ class World:
         known = session.spec.workspace_claim_name or session.status.volume_claim_name
         if known:
             return known
-        for claim in self.claims.by(BY_SESSION, session.name):
-            # The status may have been lost, or not yet written; a claim of the session's namesake is not its own.
-            if claim.metadata.labels.get(SESSION_UID_LABEL) == session.metadata.uid and not claim.leaving:
-                return claim.name
-        return ""
+        found = [c for c in self.claims.by(BY_SESSION, session.name) if not c.leaving and _is_of(c, session)]
+        # The status may have been lost, or not yet written. A session that is used holds its claim by the uid.
+        found.sort(key=lambda c: (c.metadata.labels.get(SESSION_UID_LABEL) != session.metadata.uid, c.name))
+        return found[0].name if found else ""
 
     def _rang(self, old: Object | None, new: Object | None, pools: Callable[..., Iterable[str]]) -> None:
         for object_ in (old, new):
             if object_ is not None:
                 for pool in pools(object_):
                     self._ring(pool)
+
+
+def _is_of(claim: PersistentVolumeClaim, session: ClaudeSession) -> bool:
+    """Whether it is this session's own, or one that a backup brought back: of that name, and owned by nobody.
+
+    One of a namesake that was deleted has that one as its owner, and goes with it.
+    """
+    return claim.metadata.labels.get(SESSION_UID_LABEL) == session.metadata.uid or not claim.metadata.owner_references
 
 
 def _pool_of(object_: Object) -> list[str]:

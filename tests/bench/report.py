@@ -15,7 +15,7 @@ from claude_worker.cli import bundled_version
 
 _TITLES = {
     "turn": "## Turns", "relay": "## Relay", "memory": "## Memory",
-    "start": "### From a request to its first token", "hot": "### Turns, and what they write", "held": "### Memory held",
+    "start": "### To the first token", "hot": "### Turns, and what they write", "held": "### Memory held",
 }  # fmt: skip
 _HEAD = "| | figure | beside | of the two | goal | |\n|---|---:|---:|---:|---|---|"
 

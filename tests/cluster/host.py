@@ -6,8 +6,6 @@ import os
 import signal
 from pathlib import Path
 
-from claude_crds.views import Pod
-
 
 def processes(uid: str, *words: bytes) -> list[int]:
     """Ids of the processes of the pod with this uid whose command line holds all the words."""
@@ -25,9 +23,9 @@ def processes(uid: str, *words: bytes) -> list[int]:
     return sorted(found)
 
 
-def kill(pod: Pod, *words: bytes, number: int = signal.SIGKILL) -> int:
+def kill(uid: str, *words: bytes, number: int = signal.SIGKILL) -> int:
     """Send a signal to those of the pod's processes; returns to how many."""
-    found = processes(pod.metadata.uid, *words)
+    found = processes(uid, *words)
     for pid in found:
         os.kill(pid, number)
     return len(found)

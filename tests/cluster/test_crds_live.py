@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from claude_crds import asks
 from claude_crds.access import from_kubeconfig
 from claude_crds.api import Api
 from claude_crds.errors import AlreadyExists, ApiError, Conflict, Invalid, NotFound
 from claude_crds.events import Step, event
+from claude_crds.install import install as install_definitions
+from claude_crds.install import read
 from claude_crds.reflector import Reflector
 from claude_crds.resources import EVENTS, POOLS, SESSIONS, Phase, Resource, timestamp
-from claude_crds.views import Condition, Frozen, Object, condition
 from cluster.node import tools
 from cluster.node.__main__ import current
 from crds.fake_api import PATIENCE
@@ -31,21 +31,6 @@ pytestmark = [pytest.mark.cluster]
 DEFINITIONS = Path(__file__).resolve().parents[2] / "crds"
 NAMESPACES: Resource[dict[str, Any]] = Resource("v1", "Namespace", "namespaces", dict)
 Json = dict[str, Any]
-
-
-class CrdStatus(Frozen, frozen=True):
-    conditions: tuple[Condition, ...] | None = None  # null for a moment after the create
-
-
-class Crd(Object, frozen=True):
-    status: CrdStatus = CrdStatus()
-
-    def established(self) -> bool:
-        found = condition(self.status.conditions or (), "Established")
-        return found is not None and found.status == "True"
-
-
-CRDS = Resource("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", Crd)
 
 
 @dataclass
@@ -96,17 +81,7 @@ async def live() -> AsyncIterator[Live]:
 
 async def install(api: Api) -> None:
     """Apply the definitions, and wait until they are served."""
-    following = asyncio.create_task((reflector := Reflector(api, CRDS, "")).run())
-    deadline = asyncio.get_running_loop().time() + PATIENCE
-    for file in sorted(DEFINITIONS.glob("*.yaml")):
-        body = yaml.safe_load(file.read_text())
-        name = body["metadata"]["name"]
-        try:
-            await api.create(CRDS, "", body)
-        except AlreadyExists:
-            await api.patch(CRDS, "", name, {"spec": body["spec"]})
-        await reflector.wait_for(name, lambda crd: crd is not None and crd.established(), deadline=deadline)
-    following.cancel()
+    await install_definitions(api, read(DEFINITIONS))
     # Established comes a moment before it is served; a reflector bears that.
     sessions, pools = Reflector(api, SESSIONS, "default"), Reflector(api, POOLS, "default")
     tasks = [asyncio.create_task(sessions.run()), asyncio.create_task(pools.run())]

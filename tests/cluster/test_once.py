@@ -25,12 +25,6 @@ def stack() -> Iterator[Stack]:
 
 def test_twenty_requests_for_one_new_conversation_over_two_routers(stack: Stack) -> None:
     cluster, watch = stack.cluster, stack.watch
-    # The worker's own line is 16 long by default; a change of the template makes the spare anew.
-    container = {"name": "worker", "env": [{"name": "MAX_QUEUE", "value": "32"}]}
-    before = {p.name for p in watch.pods.items()}
-    stack.pool(podTemplate={"spec": {"containers": [container]}})
-    watch.until("the old spare is gone", lambda: not before & {p.name for p in watch.pods.items()})
-    watch.until_warm()
     names = [pod["metadata"]["name"] for pod in cluster.pods("router")]
     assert len(names) == 2
     mark, seen = stack.mark(), len(watch.changes)

@@ -216,7 +216,8 @@ class FakeApi:
             return problem
         if not sub and _changed(old, body.get("metadata", {}), "uid"):
             return _error(422, "Invalid", "metadata.uid: field is immutable")
-        assert request.headers["Content-Type"] == "application/merge-patch+json"
+        # Of a server-side apply there is what callers here need: it merges, too.
+        assert request.headers["Content-Type"] in ("application/merge-patch+json", "application/apply-patch+yaml")
         half = {"status": body.get("status")} if sub else {k: v for k, v in body.items() if k != "status"}
         new = merge(old, half)
         return web.json_response(old if new == old else self.put(kind, new))
@@ -291,7 +292,8 @@ class FakeApi:
                 await watcher.response.write(line[:40])
                 await asyncio.sleep(0.001)
                 await watcher.response.write(line[40:])
-        if watcher.bookmark:
+        # Not past what has happened while the above was written.
+        if watcher.bookmark and not any(entry[0] > watcher.sent for entry in self._log):
             watcher.bookmark = False
             watcher.sent = self.version
             mark = {"metadata": {"resourceVersion": str(self.version), "creationTimestamp": None}}
