@@ -36,6 +36,8 @@ class Conversation:
         self._ledger = ledger
         self._status = status
         self._slot = asyncio.Lock()
+        self._closing = False
+        """No turn may begin any more. A drain that is forced lets what was taken before it still begin, and end."""
         # Kept here, since the loop itself holds tasks only weakly.
         self._settling: asyncio.Task[None] | None = None
         self.engine = Engine(settings, ledger, status)
@@ -85,7 +87,8 @@ class Conversation:
             blocks = prompt_blocks(rule.new, rule.context)
             with self._status.preparing():
                 process = await self._prepare(request, model)
-            self._refuse_when_ending()
+            if self._closing:
+                raise refused("This worker is shutting down.", "worker_draining")
             turn.translator.cost_before = self._ledger.state.cli_cost_usd
             self.engine.turn = turn
             if not process.alive:
@@ -184,6 +187,7 @@ class Conversation:
         self._status.set_phase("draining")
         if force:
             await self._end_turn(grace)
+        self._closing = True
         async with self._slot:
             await self.engine.close()
         self._status.set_phase("drained")
@@ -196,6 +200,7 @@ class Conversation:
         except TimeoutError:
             if self.engine.turn is None:
                 # It waits for a CLI that is not ready; without one it gives up.
+                self._closing = True
                 await self.engine.close()
                 return
             ended = ApiError(503, "The server is shutting down; the turn was interrupted.",
