@@ -17,6 +17,8 @@ _LONGEST_SECONDS = 15 * 60
 
 def main() -> int:
     """Entry point; returns the exit status: 0 also when goals are missed, 130 when it was told to stop."""
+    # A shell's background jobs inherit that it is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Ctrl-C is what asyncio and every `with` below know how to end at; the others become one.
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
