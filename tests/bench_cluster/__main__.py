@@ -63,6 +63,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of a warm start; the whole run has {ROUNDS}")
     parser.add_argument("--only", nargs="+", choices=STEPS, default=STEPS)
     chosen = parser.parse_args()
+    # A shell's background jobs inherit that it is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Ctrl-C is what asyncio and every `with` below know how to end at; the others become one.
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
