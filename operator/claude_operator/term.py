@@ -91,8 +91,13 @@ class Term:
             # A bell that has rung long ago and was not heard: the keeper hangs.
             if keeper.state.bell.is_set() and now - keeper.last_round > STUCK_SECONDS:
                 return f"the keeper of pool {name} has not looked for {now - keeper.last_round:.0f} s"
-        silent = [r for r in self.world.reflectors if now - r.last_event > 2 * STUCK_SECONDS and not r.problem]
-        return "a reflector neither hears the API server nor says why" if silent else ""
+        told = [r for r in self.world.reflectors if not r.problem]
+        if any(now - r.last_event > 2 * STUCK_SECONDS for r in told):
+            return "a reflector neither hears the API server nor says why"
+        latest = 2 * self._settings.resync + 2 * STUCK_SECONDS
+        if any(r.last_sync is not None and now - r.last_sync > latest for r in told):
+            return "a reflector has not listed its objects anew for too long"
+        return ""
 
     async def _sweep(self) -> None:
         while True:

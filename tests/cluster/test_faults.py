@@ -29,7 +29,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 ENVIRONMENT = [
     {"name": "FAULT_POINTS", "value": "true"},
     {"name": "LEASE_MS", "value": "3000"},
-    {"name": "START_TIMEOUT_MS", "value": "20000"},
 ]
 
 

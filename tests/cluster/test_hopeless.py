@@ -15,7 +15,7 @@ from local.harness import Json, chat, content
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
-ENVIRONMENT = [{"name": "START_TIMEOUT_MS", "value": "12000"}]
+ENVIRONMENT = [{"name": "START_TIMEOUT_MS", "value": "25000"}]
 
 
 @pytest.fixture(scope="module")

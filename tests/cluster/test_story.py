@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import openai
 import pytest
 
 from cluster.stack import RELEASE, Stack, install, installed, reasons
+from cluster.test_laws import LAG_SECONDS
 from local.harness import chat, content
 from local.test_opencode import OPENCODE, Opencode
 
@@ -140,8 +142,12 @@ def test_an_upgrade_with_live_conversations_loses_nothing(stack: Stack) -> None:
             label = "pool.podTemplate.metadata.labels.revision=two"
             install(cluster, f"--set-string={label}", "--set=router.podAnnotations.revision=two",
                     "--set=operator.podAnnotations.revision=two", pool__idleTimeout="5s")  # fmt: skip
-            assert busy in [p.name for p in watch.pods.items() if not p.leaving], "a busy worker is left alone"
-            rest = "".join(stream)
+            rest, ended = "", 0.0
+            for line in stream:
+                rest += line
+                ended = ended or ("ended" in line and time.monotonic()) or 0.0
+        gone = [c.at for c in watch.changes if c.name == busy and (c.new is None or c.new.leaving)]
+        assert all(at > ended - LAG_SECONDS for at in gone), "a busy worker is left alone"
         assert "ended" in rest
         assert rest.rstrip().endswith("[DONE]")
         assert cluster.get("secret", f"{RELEASE}-worker-key")["data"]["key"] == key

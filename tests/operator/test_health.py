@@ -87,6 +87,21 @@ async def test_a_keeper_that_hangs_or_ends_is_a_problem(monkeypatch: pytest.Monk
         assert term.problem() == "ended: keeper default"
 
 
+async def test_a_reflector_that_hears_or_lists_nothing_any_more_is_a_problem() -> None:
+    async with cluster(pool={"size": 1}) as c:
+        await c.turn("a")
+        term, reflector = c.operator.term, c.operator.term.world.pods
+        assert term.problem() == ""
+        heard, listed = reflector.last_event, reflector.last_sync
+        reflector.last_event = time.monotonic() - 1000
+        assert "neither hears" in term.problem()
+        reflector.last_event, reflector.last_sync = heard, time.monotonic() - 1000
+        assert "listed its objects anew" in term.problem()
+        reflector.problem = "the API server is away"
+        assert term.problem() == ""
+        reflector.problem, reflector.last_sync = "", listed
+
+
 async def test_a_round_that_fails_is_logged_counted_and_tried_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
