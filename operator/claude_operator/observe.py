@@ -70,6 +70,8 @@ class Observer:
             told = self._world.sessions.get(slot.session) if slot.session else None
             # An operator before us has seen it ready.
             slot.proven = told is not None and told.status.phase == Phase.READY and told.status.pod_name == pod.name
+            # It has also begun to end it.
+            slot.deleting = pod.leaving and (told is None or told.status.phase == Phase.SUSPENDING)
         slot.pod = pod
         if slot.operation is None:
             slot.session = bound_to(pod)
@@ -82,7 +84,7 @@ class Observer:
         if self._ownerless(slot):
             self._remove(slot, True)
         elif slot.state is WorkerState.TERMINATING:
-            self._lost(slot, troubles.how_it_ended(slot.pod) or "it ended", now)
+            self._lost(slot, troubles.how_it_ended(slot.pod) or "it ended", now, failed=not slot.proven)
             self._remove(slot, False)
         elif slot.word is not None and slot.word.phase in ("draining", "drained") and not slot.draining:
             # Another operator, or somebody else, has asked it to: it will take no turn any more.
@@ -179,13 +181,14 @@ class Observer:
             if slot.drained_at:
                 self._metrics.suspends.observe(now - slot.drained_at)
             return
-        self._lost(slot, troubles.how_it_ended(slot.pod) if slot.pod else "", now)
+        # Somebody deleted it: that says nothing about whether it would have got ready.
+        self._lost(slot, troubles.how_it_ended(slot.pod) if slot.pod else "", now, failed=False)
 
-    def _lost(self, slot: Slot, how: str, now: float) -> None:
-        """A pod that nobody here has ended. Its session gets another at once; one that never got ready backs off."""
+    def _lost(self, slot: Slot, how: str, now: float, *, failed: bool) -> None:
+        """A pod that nobody here has ended. Its session gets another at once, or after a pause if the start failed."""
         told = f"Worker {slot.name} was lost{f' ({how})' if how else ''}"
         if slot.session is None:
-            if not slot.proven:
+            if failed:
                 self._state.failed_to_start(
                     Trouble(Cause.CRASHED, told + " before it was ready.", True), None, now, pool_wide=False
                 )
@@ -195,7 +198,7 @@ class Observer:
             return
         note = self._state.note(slot.session)
         note.restarts = session.status.restarts + 1
-        if not slot.proven:
+        if failed:
             note.fail(Trouble(Cause.CRASHED, told + " before it was ready.", True), now)
         note.revive = True
         self._tell(slot, Step.RESTARTED, f"{told}; another is started on the same volume.", warning=True)

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 
+from crds.fake_api import merge
 from operator_sim.api import CLAIM, SESSION
 from operator_sim.cluster import cluster, hurry, name
 
@@ -47,4 +48,19 @@ async def test_a_worker_with_another_key_is_replaced() -> None:
         await c.kubelet.restart(pod)
         await c.until(lambda: pod not in c.pods(), "it is ended")
         await c.eventually("a", "t2")
+        assert c.worker("a").volume.ran == ["t1", "t2"]
+
+
+async def test_a_worker_that_the_operator_before_has_ended_is_no_loss() -> None:
+    """The new one finds its pod still going: the request that waits for it gets the next worker, and no error."""
+    async with cluster(pool={"size": 1}) as c:
+        await c.turn("a", "t1")
+        [pod] = c.pods("a")
+        c.kubelet.stop_seconds = 0.5
+        c.api.put(SESSION, merge(c.session("a"), {"spec": {"desiredState": "Suspended"}}))
+        await c.until(lambda: c.leaving(pod), "its pod is deleted")
+        await c.operator.kill()
+        await c.another_operator()
+        await c.turn("a", "t2")
+        assert c.status("a")["restarts"] == 0
         assert c.worker("a").volume.ran == ["t1", "t2"]
