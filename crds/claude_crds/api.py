@@ -35,6 +35,8 @@ MOST_CONNECTIONS = 32
 
 TOKEN_SECONDS = 60.0
 """How old a token from a file may be before it is read again; as in the official clients."""
+_TLS_CLOSE_SECONDS = 0.25
+"""aiohttp does not wait until connections over TLS are closed, and a loop that ends before that complains."""
 CONNECT_SECONDS = 5.0
 REQUEST_SECONDS = 30.0
 
@@ -93,6 +95,8 @@ class Api:
 
     async def close(self) -> None:
         await self._http.close()
+        if self._access is not None and self._access.tls is not None:
+            await asyncio.sleep(_TLS_CLOSE_SECONDS)
 
     async def namespace(self) -> str:
         """The pod's own namespace, or the kubeconfig's."""

@@ -26,8 +26,6 @@ CLIENTS = 5
 TURNS = 40
 SEED = 20261124
 QUEUE_SECONDS = 60
-LAG_SECONDS = 0.25
-"""What a client reads may have been said this much earlier, and its worker have been ended since."""
 
 
 @dataclass
@@ -37,15 +35,6 @@ class Talk:
     name: str
     told: list[tuple[str, bool]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
-
-
-@dataclass
-class Busy:
-    """When a turn ran for certain, and on which pod: between its first words and its last."""
-
-    pod: str
-    since: float
-    until: float
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +48,7 @@ def stack() -> Iterator[Stack]:
 def test_random_churn(stack: Stack) -> None:
     talks = [Talk(f"talk{i}") for i in range(CONVERSATIONS)]
     dice, numbers = random.Random(SEED), iter(range(TURNS))
-    busy: list[Busy] = []
+    errors: list[str] = []
     lock = threading.Lock()
 
     def client(_: int) -> None:
@@ -69,7 +58,7 @@ def test_random_churn(stack: Stack) -> None:
                     return
                 talk, kind, pause = dice.choice(talks), dice.choice(KINDS), dice.uniform(0.4, 1.5)
             with talk.lock:  # so that what was told has an order; other conversations go on
-                turn(stack, talk, number, kind, pause, busy)
+                turn(stack, talk, number, kind, pause, errors)
 
     seen = len(stack.watch.changes)
     with ThreadPoolExecutor(CLIENTS) as pool:
@@ -78,8 +67,7 @@ def test_random_churn(stack: Stack) -> None:
         remembers_its_own(stack, talk)
     assert stack.watch.most_pods <= SIZE, "never more worker pods than the pool's size"
     ended = {c.name: c.at for c in reversed(stack.watch.changes[seen:]) if c.kind == "pod" and leaving(c.new)}
-    cut = [(b, ended[b.pod]) for b in busy if b.pod in ended and b.since < ended[b.pod] < b.until]
-    assert cut == [], "a busy worker is never ended"
+    assert errors == [], "a busy worker is never ended: a turn that has begun would be cut off"
     assert len(ended) > CONVERSATIONS, "it did churn"
     assert sum(certain for talk in talks for _, certain in talk.told) > TURNS // 2
 
@@ -91,7 +79,7 @@ def leaving(new: object) -> bool:
     return new is None or (isinstance(new, Pod) and new.leaving)
 
 
-def turn(stack: Stack, talk: Talk, number: int, kind: str, pause: float, busy: list[Busy]) -> None:
+def turn(stack: Stack, talk: Talk, number: int, kind: str, pause: float, errors: list[str]) -> None:
     """One turn; every request is answered or refused in time."""
     word = f"{talk.name}-turn-{number}"
     prompt = f"::say {word}\n::sleep {pause:.2f}\n::say end of {word}"
@@ -100,24 +88,23 @@ def turn(stack: Stack, talk: Talk, number: int, kind: str, pause: float, busy: l
         if kind == "whole":
             answer = chat(client, prompt)
             assert time.monotonic() - began < QUEUE_SECONDS + 60
-            assert answer.status_code in (200, 503), answer.text
+            assert answer.status_code in (200, 502, 503), answer.text
             talk.told.append((prompt, answer.status_code == 200))
             if answer.status_code == 200:
                 assert f"end of {word}" in content(answer)
             return
         body = {"stream": True, "messages": [{"role": "user", "content": prompt}]}
-        text, since = "", 0.0
+        text = ""
         with suppress(httpx.ReadError), client.stream("POST", "/v1/chat/completions", json=body) as answer:
             for line in answer.iter_lines():
                 text += line + "\n"
-                if word in line and not since:
-                    since = time.monotonic()
-                    if kind == "leave":
-                        break
-                if "end " in line and (session := stack.watch.session(talk.name)):
-                    busy.append(Busy(session.status.pod_name, since, time.monotonic() - LAG_SECONDS))
+                if word in line and kind == "leave":
+                    break
         assert time.monotonic() - began < QUEUE_SECONDS + 60
-    certain = kind == "stream" and "error" not in events(text)[-1]
+    told = events(text) or [json.loads(text or "{}")]  # what is refused at once is refused as JSON
+    certain = kind == "stream" and bool(told[-1]) and "error" not in told[-1]
+    if kind == "stream" and not certain and word in text:
+        errors.append(json.dumps(told[-1].get("error", "the connection broke")))
     talk.told.append((prompt, certain))
     if certain:
         assert f"end of {word}" in streamed_text(text)

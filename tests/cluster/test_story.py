@@ -12,7 +12,6 @@ import openai
 import pytest
 
 from cluster.stack import RELEASE, Stack, install, installed, reasons
-from cluster.test_laws import LAG_SECONDS
 from local.harness import chat, content
 from local.test_opencode import OPENCODE, Opencode
 
@@ -147,7 +146,8 @@ def test_an_upgrade_with_live_conversations_loses_nothing(stack: Stack) -> None:
                 rest += line
                 ended = ended or ("ended" in line and time.monotonic()) or 0.0
         gone = [c.at for c in watch.changes if c.name == busy and (c.new is None or c.new.leaving)]
-        assert all(at > ended - LAG_SECONDS for at in gone), "a busy worker is left alone"
+        # What a client reads may have been said a moment earlier, and its worker have been ended since.
+        assert all(at > ended - 1.0 for at in gone), "a busy worker is left alone"
         assert "ended" in rest
         assert rest.rstrip().endswith("[DONE]")
         assert cluster.get("secret", f"{RELEASE}-worker-key")["data"]["key"] == key

@@ -131,4 +131,3 @@ async def _follow(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    await asyncio.sleep(0.3)  # aiohttp: connections over TLS are closed a moment later
