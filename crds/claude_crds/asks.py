@@ -58,13 +58,13 @@ def asked(session: ClaudeSession, now: float) -> bool:
     last = session.spec.last_request_time
     if not session.status.phase and last is not None and now - last.timestamp() > RESTORED_SECONDS:
         return False
-    return _open(session)
+    return is_open(session)
 
 
 def must_ask(session: ClaudeSession) -> bool:
     """Whether a request that waits has to patch `ask()` (router): there is no worker, and none is asked for."""
     working = session.status.phase in (*_TAKEN_UP, Phase.READY)
-    return not (working or session.leaving or _open(session))
+    return not (working or session.leaving or is_open(session))
 
 
 def answered(session: ClaudeSession, generation: int) -> bool:
@@ -82,6 +82,7 @@ def renewal(now: float) -> dict[str, Any]:
     return {"spec": {"lastRequestTime": timestamp(now)}}
 
 
-def _open(session: ClaudeSession) -> bool:
+def is_open(session: ClaudeSession) -> bool:
+    """Whether there is an ask that no status has answered yet."""
     running = session.spec.desired_state == Desired.RUNNING
     return running and session.metadata.generation != session.status.observed_generation

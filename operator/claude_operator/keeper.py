@@ -1,19 +1,18 @@
 """One pool's keeper: read, `decide`, apply, publish, and sleep until something rings or time changes something.
 
-Level-triggered: a bell only says that something may have changed. Writes run beside the rounds; a slot or session with
+Level-triggered (see `claude_crds.rounds`). Writes run beside the rounds; a slot or session with
 one under way is left alone until it is over, and counts as what it is about to become.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections import Counter
-from contextlib import suppress
 
 from claude_crds.events import Cause
 from claude_crds.resources import Phase, duration
+from claude_crds.rounds import rounds
 from claude_crds.views import ClaudePool, ClaudeSession
 from claude_operator import build, trouble
 from claude_operator.acts import Acts
@@ -27,9 +26,6 @@ from claude_operator.slots import HOLD_SECONDS, Slot
 from claude_operator.state import PoolState
 from claude_operator.world import ATTENDED, World
 
-log = logging.getLogger(__name__)
-
-_SHORTEST_SLEEP_SECONDS = 0.01
 _AFTER_ERROR_SECONDS = 1.0
 _REFILL_SECONDS = 1.0
 """From a claim to the next spare's start: its boot must not compete with the conversation's first turn."""
@@ -48,28 +44,22 @@ class Keeper:
         self._settings = settings
         self._observer = Observer(state, world, acts.workers, metrics, settings.start_timeout, self._remove)
         self._publisher = Publisher(state, world, acts, metrics, settings.status_interval)
-        self._hashed = ("", "")
+        self._hashed = (("", 0), "")
         self.last_round = state.clock()
 
     async def run(self) -> None:
         """Until cancelled."""
-        state = self.state
-        while True:
-            state.bell.clear()
-            began = state.clock()
-            try:
-                wake_at = self.round(began)
-            except Exception:
-                log.exception("a round failed", extra={"fields": {"pool": state.name}})
-                self._metrics.errors.labels("round").inc()
-                wake_at = began + _AFTER_ERROR_SECONDS
-            self.last_round = state.clock()
-            self._metrics.rounds.observe(self.last_round - began)
-            delay = None if wake_at is None else max(_SHORTEST_SLEEP_SECONDS, wake_at - state.clock())
-            # Not `wait_for`: until Python 3.12 it loses a cancellation that comes together with the bell.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(delay):
-                    await state.bell.wait()
+        await rounds(self.state.bell, self.state.clock, self._measured, {"pool": self.state.name})
+
+    def _measured(self, now: float) -> float | None:
+        try:
+            return self.round(now)
+        except Exception:
+            self._metrics.errors.labels("round").inc()
+            raise
+        finally:
+            self.last_round = self.state.clock()
+            self._metrics.rounds.observe(self.last_round - now)
 
     async def end(self) -> None:
         """Let go of everything; what is under way is cut off, as a crash would."""
@@ -161,9 +151,10 @@ class Keeper:
         return [decision.wake_at, state.warm_not_before]
 
     def _template(self, pool: ClaudePool) -> str:
-        version = pool.metadata.resource_version
-        if self._hashed[0] != version:
-            self._hashed = version, build.template_hash(build.template(pool, self._settings))
+        # Not by the resource version, which each status that is written changes.
+        made_from = pool.metadata.uid, pool.metadata.generation
+        if self._hashed[0] != made_from:
+            self._hashed = made_from, build.template_hash(build.template(pool, self._settings))
         return self._hashed[1]
 
     def _view(self, session: ClaudeSession, now: float) -> Session:

@@ -95,6 +95,4 @@ def attended(session: ClaudeSession) -> bool:
     """Whether a session may need something: all but those that are suspended, and not asked for."""
     if session.leaving or session.status.phase in _ATTENDED or not session.status.phase:
         return True
-    return session.spec.desired_state == Desired.RUNNING and (
-        session.metadata.generation != session.status.observed_generation
-    )
+    return asks.is_open(session)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from claude_crds.events import Cause, Step
-from claude_crds.resources import PODS, POOL_LABEL, POOLS, SESSION_UID_LABEL, SESSIONS, Phase
+from claude_crds.resources import PODS, POOL_LABEL, POOLS, SESSIONS, Phase
 from claude_crds.views import Pod
 from claude_operator import trouble as troubles
 from claude_operator.decide import WorkerState
@@ -100,8 +100,7 @@ class Observer:
         if slot.session is None:
             return False
         session = self._world.sessions.get(slot.session)
-        uid = slot.pod.metadata.labels.get(SESSION_UID_LABEL) if slot.pod else None
-        return session is None or session.leaving or (uid is not None and uid != session.metadata.uid)
+        return session is None or session.leaving or slot.session_uid not in ("", session.metadata.uid)
 
     # -- the worker's own word -----------------------------------------------------------------------------------
 
@@ -154,24 +153,22 @@ class Observer:
         slot.trouble = found
         if found is not None and found.hopeless:
             self._failed(slot, found, now)
-            self._remove(slot, False)
 
     def _failed(self, slot: Slot, found: Trouble, now: float) -> None:
+        """It is of no use: say why, and end it."""
         claim = self._world.claims.get(slot.claim)
         if claim is not None and POOL_LABEL in claim.metadata.labels and claim.status.phase == "Pending":
             slot.no_volume = found.cause is Cause.VOLUME_PENDING
         wide = slot.session is None or found.cause in _POOL_WIDE
         self._state.failed_to_start(found, slot.session, now, pool_wide=wide)
         self._tell(slot, Step.FAILED, f"{found.cause}: {found.message}", warning=True)
+        self._remove(slot, False)
 
     def _key_refused(self, slot: Slot, now: float) -> None:
         """Its environment holds a key that is no good: so do those of all workers that were started before now."""
-        found = troubles.key_refused()
-        self._state.failed_to_start(found, slot.session, now, pool_wide=False)
-        self._tell(slot, Step.FAILED, f"{found.cause}: {found.message}", warning=True)
         for other in self._state.slots.values():
             other.outdated = True
-        self._remove(slot, False)
+        self._failed(slot, troubles.key_refused(), now)
 
     def _gone(self, slot: Slot, now: float) -> None:
         """Nothing is left of its pod."""
@@ -187,19 +184,16 @@ class Observer:
     def _lost(self, slot: Slot, how: str, now: float, *, failed: bool) -> None:
         """A pod that nobody here has ended. Its session gets another at once, or after a pause if the start failed."""
         told = f"Worker {slot.name} was lost{f' ({how})' if how else ''}"
-        if slot.session is None:
-            if failed:
-                self._state.failed_to_start(
-                    Trouble(Cause.CRASHED, told + " before it was ready.", True), None, now, pool_wide=False
-                )
+        session = self._world.sessions.get(slot.session) if slot.session else None
+        if slot.session is not None and (session is None or session.leaving):
             return
-        session = self._world.sessions.get(slot.session)
-        if session is None or session.leaving:
-            return
-        note = self._state.note(slot.session)
-        note.restarts = session.status.restarts + 1
         if failed:
-            note.fail(Trouble(Cause.CRASHED, told + " before it was ready.", True), now)
+            why = Trouble(Cause.CRASHED, told + " before it was ready.", True)
+            self._state.failed_to_start(why, slot.session, now, pool_wide=False)
+        if session is None:
+            return
+        note = self._state.note(session.name)
+        note.restarts = session.status.restarts + 1
         note.revive = True
         self._tell(slot, Step.RESTARTED, f"{told}; another is started on the same volume.", warning=True)
 

@@ -84,11 +84,8 @@ class Operations:
     async def _owned(self, slot: Slot, act: Coroutine[Any, Any, None]) -> None:
         try:
             await act
-        except (ApiError, AccessError) as error:
-            log.warning("a claim was not given to its session: %s", error)
-            self.state.pause(self.state.clock(), _AFTER_ERROR_SECONDS)
         finally:
-            slot.owning = False
+            slot.owning = False  # what goes wrong is told where all tasks end
 
     async def _operate(self, slot: Slot, act: Coroutine[Any, Any, None]) -> None:
         """Run an act on the slot; whatever goes wrong is noted, and the slot is free again."""

@@ -39,10 +39,8 @@ def target(facts: Facts) -> SessionStatus:
     word = slot.word if slot else None
     live = slot is not None and phase is not Phase.FAILED
     generation = facts.session.metadata.generation
-    if phase is Phase.SUSPENDING and old.phase == Phase.SUSPENDING:
+    if old.phase == Phase.SUSPENDING and phase in (Phase.SUSPENDING, Phase.SUSPENDED):
         # What was asked since then is still open when the worker is gone.
-        generation = old.observed_generation
-    elif phase is Phase.SUSPENDED and old.phase == Phase.SUSPENDING:
         generation = old.observed_generation
     return msgspec.structs.replace(
         _counted(old, word),
@@ -54,7 +52,7 @@ def target(facts: Facts) -> SessionStatus:
         volume_claim_name=facts.claim or old.volume_claim_name,
         restarts=max(old.restarts, facts.restarts),
         message=message,
-        conditions=(_condition(old, phase, reason, message, facts),),
+        conditions=(ready_condition(old.conditions, phase is Phase.READY, reason, message, facts.unix),),
     )
 
 
@@ -104,16 +102,17 @@ def _counted(old: SessionStatus, word: Word | None) -> SessionStatus:
     )
 
 
-def _condition(old: SessionStatus, phase: Phase, reason: str, message: str, facts: Facts) -> Condition:
-    status = "True" if phase is Phase.READY else "False"
-    before = condition(old.conditions, READY_CONDITION)
+def ready_condition(old: tuple[Condition, ...], ready: bool, reason: str, message: str, unix: float) -> Condition:
+    """The condition Ready of a session or pool: since when it has this status stays as long as the status does."""
+    status = "True" if ready else "False"
+    before = condition(old, READY_CONDITION)
     since = before.last_transition_time if before and before.status == status else None
     return Condition(
         type=READY_CONDITION,
         status=status,
         reason=reason,
         message=message,
-        last_transition_time=since or _moment(facts.unix),
+        last_transition_time=since or _moment(unix),
     )
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 import msgspec
 
 from claude_crds.errors import ApiError, Conflict, NotFound
 from claude_crds.events import Cause, Step
 from claude_crds.resources import READY_CONDITION, SESSIONS, Phase
-from claude_crds.views import ClaudePool, ClaudeSession, Condition, PoolStatus, SessionStatus, condition
+from claude_crds.views import ClaudePool, ClaudeSession, PoolStatus, SessionStatus, condition
 from claude_operator import phases
 from claude_operator.acts import Acts
 from claude_operator.decide import WorkerState
@@ -170,6 +169,8 @@ class Publisher:
     def _pool_status(self, pool: ClaudePool, now: float) -> PoolStatus:
         slots, name = self._state.slots.values(), self._state.name
         attended = self._world.sessions.by(ATTENDED, name)
+        trouble, unix = self._state.trouble, float(round(self._state.unix()))
+        reason, message = (str(trouble.cause), trouble.message) if trouble else ("WorkersStart", "")
         return PoolStatus(
             observed_generation=pool.metadata.generation,
             live=len(slots),
@@ -177,20 +178,7 @@ class Publisher:
             warm=sum(1 for s in slots if s.session is None and s.state is WorkerState.READY),
             suspended=len(self._world.sessions.by(BY_POOL, name)) - len(attended),
             queued=len(self._state.positions),
-            conditions=(self._pool_condition(pool),),
-        )
-
-    def _pool_condition(self, pool: ClaudePool) -> Condition:
-        trouble = self._state.trouble
-        status, reason = ("False", str(trouble.cause)) if trouble else ("True", "WorkersStart")
-        before = condition(pool.status.conditions, READY_CONDITION)
-        since = before.last_transition_time if before and before.status == status else None
-        return Condition(
-            type=READY_CONDITION,
-            status=status,
-            reason=reason,
-            message=trouble.message if trouble else "",
-            last_transition_time=since or datetime.fromtimestamp(round(self._state.unix()), UTC),
+            conditions=(phases.ready_condition(pool.status.conditions, trouble is None, reason, message, unix),),
         )
 
 

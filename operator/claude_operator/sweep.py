@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Coroutine, Iterator
 from typing import Any
@@ -58,7 +57,6 @@ async def sweep(world: World, acts: Acts, unix: float) -> None:
         for session in past_retention(pool, iter(world.sessions.by(BY_POOL, pool.name)), unix):
             log.info("past its retention", extra={"fields": {"session": session.name, "pool": pool.name}})
             await _quietly(acts.delete_session(session))
-            await asyncio.sleep(0)
     for claim in unclaimed(world, unix):
         log.info("a spare's volume without pod", extra={"fields": {"claim": claim.name}})
         await _quietly(acts.delete_claim(claim))

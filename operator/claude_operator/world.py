@@ -44,7 +44,7 @@ class World:
             PODS,
             namespace,
             label_selector=WORKERS_SELECTOR,
-            indexes={BY_POOL: _pool_of, BY_SESSION: _session_of},
+            indexes={BY_POOL: _pool_of},
             resync=resync,
         )
         self.claims = Reflector(

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+
+from cluster.node.__main__ import current
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -36,6 +39,14 @@ class Commands:
         env = os.environ | {"KUBECONFIG": str(self.kubeconfig), "KUBECACHEDIR": str(self.cache)}
         command = [str(program), *arguments]
         return subprocess.run(command, input=given, env=env, capture_output=True, text=True, timeout=300)
+
+
+def provided() -> Path:
+    """The kubeconfig of the cluster that is up; fails where there is none."""
+    provider = current()
+    if provider is None:
+        pytest.fail("no cluster is up: `make test-cluster` brings one up")
+    return Path(provider.kubeconfig())
 
 
 def render(commands: Commands, *arguments: str) -> list[Json]:

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from claude_crds.access import from_kubeconfig
 from claude_crds.api import Api
 from claude_crds.install import install, read
-from cluster.chart import ROOT, Commands
+from cluster.chart import ROOT, Commands, provided
 from cluster.node import tools
-from cluster.node.__main__ import current
 
 
 @pytest.fixture(scope="session")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Commands:
-    provider = current()
-    if provider is None:
-        told = "no cluster is up: `make cluster`"
-        if os.environ.get("CI"):
-            pytest.fail(told)
-        pytest.skip(told)
-    cache = tmp_path_factory.mktemp("kubectl")
-    return Commands(tools.find("helm"), tools.find("kubectl"), Path(provider.kubeconfig()), cache)
+    kubeconfig = provided()
+    return Commands(tools.find("helm"), tools.find("kubectl"), kubeconfig, tmp_path_factory.mktemp("kubectl"))
 
 
 @pytest.fixture(scope="module")

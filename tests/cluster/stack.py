@@ -14,28 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import yaml
 
+from cluster.chart import CHART, provided
 from cluster.node import tools
-from cluster.node.__main__ import current, image_name
+from cluster.node.__main__ import image_name
 from cluster.watching import PATIENCE, Watch, watching
 
-ROOT = Path(__file__).resolve().parents[2]
-CHART = ROOT / "charts" / "claude-code-api"
 RELEASE = "claude-code-api"
 Json = dict[str, Any]
 
 _SECURE: Json = {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
 _LOCKED: Json = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-
-
-def kubeconfig() -> Path:
-    """Of the cluster that is up; fails where there is none."""
-    provider = current()
-    if provider is None:
-        pytest.fail("no cluster is up: `make test-cluster` brings one up")
-    return Path(provider.kubeconfig())
 
 
 @dataclass
@@ -197,7 +187,7 @@ def model_manifest() -> str:
 @contextmanager
 def namespace(*labels: str) -> Iterator[Cluster]:
     """A new namespace, which is deleted afterwards; its Pod Security level is `restricted`."""
-    cluster = Cluster(kubeconfig(), f"claude-test-{uuid.uuid4().hex[:6]}")
+    cluster = Cluster(provided(), f"claude-test-{uuid.uuid4().hex[:6]}")
     body = {
         "apiVersion": "v1", "kind": "Namespace",
         "metadata": {

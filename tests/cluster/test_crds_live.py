@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import time
 import uuid
@@ -23,8 +22,8 @@ from claude_crds.install import install as install_definitions
 from claude_crds.install import read
 from claude_crds.reflector import Reflector
 from claude_crds.resources import EVENTS, POOLS, SESSIONS, Phase, Resource, timestamp
+from cluster.chart import provided
 from cluster.node import tools
-from cluster.node.__main__ import current
 from crds.fake_api import PATIENCE
 
 pytestmark = [pytest.mark.cluster]
@@ -62,13 +61,7 @@ class Live:
 @pytest.fixture
 async def live() -> AsyncIterator[Live]:
     """An empty namespace. The definitions stay installed afterwards, as the chart leaves them, too."""
-    provider = current()
-    if provider is None:
-        told = "no cluster is up: `make cluster`"
-        if os.environ.get("CI"):
-            pytest.fail(told)
-        pytest.skip(told)
-    kubeconfig = Path(provider.kubeconfig())
+    kubeconfig = provided()
     async with Api(lambda: from_kubeconfig(str(kubeconfig))) as api:
         await install(api)
         namespace = f"crds-test-{uuid.uuid4().hex[:8]}"

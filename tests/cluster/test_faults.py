@@ -174,12 +174,7 @@ def test_operator_killed_mid_claim(stack: Stack, point: Point) -> None:
     stack.watch.until_warm()
     told, mark, before = Told(stack, f"killed-{point}"), stack.mark(), crashes(stack)
     name = suspended(stack, told.name)
-    die_at(stack, name, point)
-    with ThreadPoolExecutor(1) as pool:
-        asking = pool.submit(told.say, "claimed after all")
-        until_dead(stack, name, before)
-        asking.result(120)
-    one_worker(stack, name)
+    asked_while_it_dies(stack, told, name, point, before)
     told.holds(mark)
 
 
@@ -191,12 +186,7 @@ def test_operator_killed_mid_resume(stack: Stack, point: Point) -> None:
     name = session_name("default", told.name)
     stack.cluster.patch("claudesession", name, {"spec": {"desiredState": "Suspended"}})
     stack.watch.until_phase(told.name, "Suspended")
-    die_at(stack, name, point)
-    with ThreadPoolExecutor(1) as pool:
-        asking = pool.submit(told.say, "resumed after all")
-        until_dead(stack, name, before)
-        asking.result(120)
-    one_worker(stack, name)
+    asked_while_it_dies(stack, told, name, point, before)
     told.holds(mark)
 
 
@@ -212,6 +202,16 @@ def test_operator_killed_mid_suspend(stack: Stack, point: Point) -> None:
     told.say("asked while it ended")
     one_worker(stack, name)
     told.holds(mark)
+
+
+def asked_while_it_dies(stack: Stack, told: Told, name: str, point: Point, before: int) -> None:
+    """A request makes the operator die at the point; the next one serves it, with one worker."""
+    die_at(stack, name, point)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(told.say, "served after all")
+        until_dead(stack, name, before)
+        asking.result(120)
+    one_worker(stack, name)
 
 
 def one_worker(stack: Stack, name: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from claude_crds.views import Pod
 from cluster.stack import Stack, installed
-from local.harness import chat, content, events, streamed_text
+from local.harness import assert_remembered, chat, content, events, streamed_text
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -113,12 +113,6 @@ def turn(stack: Stack, talk: Talk, number: int, kind: str, pause: float, errors:
 
 
 def remembers_its_own(stack: Stack, talk: Talk) -> None:
-    """The memory, as the model sees it, is what was told, in order; only turns that were cut may be missing."""
     with stack.client(talk.name) as client:
         remembered = json.loads(content(chat(client, "::recall")))
-    told = [prompt for prompt, _ in talk.told]
-    assert all(prompt in told for prompt in remembered), talk.name
-    positions = [told.index(prompt) for prompt in remembered]
-    assert positions == sorted(set(positions)), f"{talk.name}: each turn once, in order"
-    missing = [prompt for prompt, certain in talk.told if certain and prompt not in remembered]
-    assert missing == [], f"{talk.name} forgot"
+    assert_remembered(talk.name, talk.told, remembered)

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,6 +167,16 @@ def events(text: str) -> list[Json]:
 def streamed_text(text: str) -> str:
     """The `content` deltas of an SSE body, joined."""
     return "".join(c["delta"].get("content") or "" for e in events(text) for c in e.get("choices", []))
+
+
+def assert_remembered(name: str, told: Sequence[tuple[str, bool]], remembered: Sequence[str]) -> None:
+    """The memory, as the model sees it, is what was told, in order; only turns that are not certain may be missing."""
+    prompts = [prompt for prompt, _ in told]
+    assert all(prompt in prompts for prompt in remembered), name
+    positions = [prompts.index(prompt) for prompt in remembered]
+    assert positions == sorted(set(positions)), f"{name}: each turn once, in order"
+    missing = [prompt for prompt, certain in told if certain and prompt not in remembered]
+    assert missing == [], f"{name} forgot"
 
 
 def eventually(check: Callable[[], Any], seconds: float = 20.0) -> Any:

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from local.harness import Model, chat, content, descendants, events, find_cli, streamed_text
+from local.harness import Model, assert_remembered, chat, content, descendants, events, find_cli, streamed_text
 from local.server import Server, open_files, resident_bytes, serving
 
 CONVERSATIONS = 50
@@ -76,15 +76,9 @@ def killer(server: Server, stop: threading.Event, dice: random.Random) -> int:
 
 
 def check(server: Server, conversation: Conversation) -> None:
-    """The memory, as the model sees it, is what was told, in order; only uncertain turns may be missing."""
     with server.client(conversation.name) as client:
         remembered = json.loads(content(chat(client, "::recall")))
-    told = [prompt for prompt, _ in conversation.told]
-    assert all(prompt in told for prompt in remembered), conversation.name
-    positions = [told.index(prompt) for prompt in remembered]
-    assert positions == sorted(set(positions)), f"{conversation.name}: each turn once, in order"
-    missing = [prompt for prompt, certain in conversation.told if certain and prompt not in remembered]
-    assert missing == [], f"{conversation.name} forgot"
+    assert_remembered(conversation.name, conversation.told, remembered)
 
 
 def transcripts_hold_one_conversation_each(sessions: Path) -> int:

@@ -28,6 +28,11 @@ def refused(message: str, code: str) -> ApiError:
     return ApiError(503, message, code=code, headers={NOT_STARTED: "not-started"}, retry=True, retry_after=1)
 
 
+def shutting_down() -> ApiError:
+    """The refusal of a worker that drains."""
+    return refused("This worker is shutting down.", "worker_draining")
+
+
 class Conversation:
     """Runs turns one at a time, in order of arrival; side tasks beside them."""
 
@@ -69,7 +74,7 @@ class Conversation:
 
     def _refuse_when_ending(self) -> None:
         if self._status.ending:
-            raise refused("This worker is shutting down.", "worker_draining")
+            raise shutting_down()
 
     async def _run_aside(self, rule: Aside, turn: Turn, model: str) -> None:
         with self._status.aside():
@@ -88,7 +93,7 @@ class Conversation:
             with self._status.preparing():
                 process = await self._prepare(request, model)
             if self._closing:
-                raise refused("This worker is shutting down.", "worker_draining")
+                raise shutting_down()
             turn.translator.cost_before = self._ledger.state.cli_cost_usd
             self.engine.turn = turn
             if not process.alive:

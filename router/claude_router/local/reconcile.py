@@ -1,14 +1,10 @@
-"""The pool's one loop: read the state, `decide`, apply, sleep until something rings or `wake_at`.
-
-Level-triggered: a bell only says that something may have changed, so a lost or doubled one does no harm.
-"""
+"""The pool's one loop: read the state, `decide`, apply, sleep (see `claude_crds.rounds`)."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from contextlib import suppress
 
+from claude_crds.rounds import rounds
 from claude_operator.decide import Action, Claim, Drain, Policy, Queue, Start, StartWarm, decide
 from claude_router.local.live import PROVEN_SECONDS, Live
 from claude_router.local.workers import Workers
@@ -23,9 +19,6 @@ _FORGET_SECONDS = 60.0
 
 _REFILL_SECONDS = 1.0
 """From a claim to the start of the next spare: its boot must not compete with the conversation's first turn."""
-
-_SHORTEST_SLEEP_SECONDS = 0.01
-_AFTER_ERROR_SECONDS = 1.0
 
 
 class Reconciler:
@@ -42,20 +35,7 @@ class Reconciler:
 
     async def run(self) -> None:
         """Until cancelled."""
-        bell = self.workers.bell
-        while True:
-            bell.clear()
-            now = self.workers.clock()
-            try:
-                wake_at = self._round(now)
-            except Exception:
-                log.exception("a round of the pool failed")
-                wake_at = now + _AFTER_ERROR_SECONDS
-            delay = None if wake_at is None else max(_SHORTEST_SLEEP_SECONDS, wake_at - self.workers.clock())
-            # Not `wait_for`: until Python 3.12 it loses a cancellation that comes together with the bell.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(delay):
-                    await bell.wait()
+        await rounds(self.workers.bell, self.workers.clock, self._round)
 
     def _round(self, now: float) -> float | None:
         for live in tuple(self.workers.live.values()):
