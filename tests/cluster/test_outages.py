@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from cluster.host import kill
@@ -13,6 +15,7 @@ from cluster.node import bare, control
 from cluster.node.__main__ import current
 from cluster.stack import Stack, installed
 from cluster.test_faults import Told, ended_well, stream, worker
+from cluster.watching import PATIENCE
 from local.harness import chat, content
 
 pytestmark = [
@@ -100,6 +103,14 @@ def test_watches_that_have_missed_deletions(stack: Stack) -> None:
         for uid in uids:
             kill(uid, b"claude_", number=signal.SIGCONT)
     stack.watch.until("its worker is ended", lambda: stack.watch.pods.get(first.name) is None)
-    with stack.client(gone.name) as client:
-        assert json.loads(content(chat(client, "::recall"))) == [], "it begins anew"
+    assert json.loads(content(in_time(stack, gone.name, "::recall"))) == [], "it begins anew"
     kept.holds(mark)
+
+
+def in_time(stack: Stack, conversation: str, prompt: str) -> httpx.Response:
+    """The answer of a client that tries again when told to: the scheduler also has to find its API server again."""
+    deadline = time.monotonic() + PATIENCE
+    with stack.client(conversation) as client:
+        while (answer := chat(client, prompt)).status_code == 503 and time.monotonic() < deadline:
+            assert answer.headers["retry-after"]
+    return answer
