@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from claude_crds.views import ClaudePool, ClaudeSession, PersistentVolumeClaim, Pod
+from claude_crds.views import TIPS, ClaudePool, ClaudeSession, PersistentVolumeClaim, Pod
 
 GROUP = "claude-code-api.io"
 VERSION = "v1alpha1"
@@ -40,6 +40,9 @@ TEMPLATE_LABEL = f"{GROUP}/template"
 """Hash of what a pod was made from; another than the pool's present one: the pod is stale."""
 CONVERSATION_ANNOTATION = f"{GROUP}/conversation"
 """The conversation's id, for people: it may be no label. Nothing reads it."""
+
+TIPS_ANNOTATION = TIPS
+"""On a ClaudeSession whose id was generated: the ends of its latest answers' histories. Routers write and read it."""
 
 WORKER_CONTAINER = WORKER
 WORKER_PORT = 8080

@@ -18,6 +18,9 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
+MAX_PARK_MS = 7 * 86_400_000
+"""Longest wait for a client's tools. The CLI's own timer, which must be longer, holds 24 days."""
+
 _SECRET_SHOWN = "(hidden)"
 
 

@@ -24,6 +24,15 @@ class OwnerReference(Frozen, frozen=True):
     controller: bool = False
 
 
+TIPS = "claude-code-api.io/tips"
+
+
+class Annotations(Frozen, frozen=True):
+    """Of the annotations there may be large ones; only this is kept."""
+
+    tips: str = msgspec.field(default="", name=TIPS)
+
+
 class Metadata(Frozen, frozen=True):
     name: str
     namespace: str = ""
@@ -31,6 +40,7 @@ class Metadata(Frozen, frozen=True):
     resource_version: str = ""
     generation: int = 0
     labels: dict[str, str] = {}
+    annotations: Annotations = Annotations()
     owner_references: tuple[OwnerReference, ...] = ()
     creation_timestamp: datetime | None = None
     deletion_timestamp: datetime | None = None
@@ -103,6 +113,11 @@ class ClaudeSession(Object, frozen=True):
     def pool(self) -> str:
         return self.spec.pool_ref.name
 
+    @property
+    def tips(self) -> str:
+        """See `claude_router.tips`."""
+        return self.metadata.annotations.tips
+
 
 class Workspace(Frozen, frozen=True):
     storage_class_name: str = ""
@@ -118,6 +133,22 @@ class SecretRef(Frozen, frozen=True):
 class Anthropic(Frozen, frozen=True):
     secret_ref: SecretRef | None = None
     base_url: str = msgspec.field(default="", name="baseURL")
+
+
+class ConfigMapRef(Frozen, frozen=True):
+    name: str
+
+
+class ClaudeConfiguration(Frozen, frozen=True):
+    """What Claude Code is configured by; `${NAME}` in it is a variable of the worker."""
+
+    mcp_servers: dict[str, Any] = {}
+    memory: str = ""
+    settings: dict[str, Any] = {}
+    commands: dict[str, str] = {}
+    agents: dict[str, str] = {}
+    config_map_ref: ConfigMapRef | None = None
+    slash_commands: bool = False
 
 
 def _models() -> dict[str, str]:
@@ -141,6 +172,10 @@ class PoolSpec(Frozen, frozen=True):
     permission_mode: str = "bypassPermissions"
     system_prompt: str = "append"
     tool_activity: str = "reasoning"
+    tools: str = "own"
+    park_timeout: str = "15m"
+    remote_images: bool = False
+    claude: ClaudeConfiguration = ClaudeConfiguration()
     anthropic: Anthropic = Anthropic()
 
 

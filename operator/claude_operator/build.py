@@ -26,6 +26,7 @@ from claude_crds.resources import (
 )
 from claude_crds.tokens import token_hash
 from claude_crds.views import ClaudePool, ClaudeSession
+from claude_operator import claude
 from claude_operator.settings import OperatorSettings
 
 Json = dict[str, Any]
@@ -45,8 +46,9 @@ _KEYS = {"volumeMounts": "mountPath", "ports": "containerPort"}
 def template(pool: ClaudePool, settings: OperatorSettings) -> Json:
     """What all worker pods of the pool have in common: metadata and spec, without name, volume and token."""
     spec = pool.spec
+    configuration = claude.files(spec.claude)
     ours: Json = {
-        "metadata": {},
+        "metadata": claude.metadata(configuration),
         "spec": {
             "restartPolicy": "Always",
             "terminationGracePeriodSeconds": _GRACE_SECONDS,
@@ -62,7 +64,11 @@ def template(pool: ClaudePool, settings: OperatorSettings) -> Json:
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "containers": [_container(pool, settings)],
-            "volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "home", "emptyDir": {}}],
+            "volumes": [
+                {"name": "tmp", "emptyDir": {}},
+                {"name": "home", "emptyDir": {}},
+                *claude.volumes(spec.claude, configuration),
+            ],
         },
     }
     theirs = spec.pod_template
@@ -98,6 +104,7 @@ def _container(pool: ClaudePool, settings: OperatorSettings) -> Json:
             {"name": _VOLUME, "mountPath": "/session"},
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "home", "mountPath": "/home/claude"},
+            *claude.mounts(pool.spec.claude),
         ],
     }
 
@@ -120,6 +127,11 @@ def _environment(pool: ClaudePool, settings: OperatorSettings) -> list[Json]:
         "MAX_BODY_BYTES": str(settings.max_body_bytes),
         "MAX_QUEUE": str(settings.max_queue),
         "LOG_FORMAT": "json",
+        "TOOLS": spec.tools,
+        "PARK_TIMEOUT_MS": str(round(duration(spec.park_timeout) * 1000)),
+        "ALLOW_REMOTE_IMAGES": "true" if spec.remote_images else "",
+        "SLASH_COMMANDS": "true" if spec.claude.slash_commands else "",
+        "CLAUDE_CONFIG_SEED": claude.PATH if claude.mounts(spec.claude) else "",
         "ANTHROPIC_BASE_URL": spec.anthropic.base_url,
     }
     environment: list[Json] = [{"name": k, "value": v} for k, v in values.items() if v]

@@ -1,7 +1,7 @@
 """An answer on its way to the client: JSON or an event stream, begun at most once, ended exactly once.
 
 It knows how much has gone out, so that an error always takes the form that still fits: an HTTP status with an error
-object before the beginning, an error frame and `[DONE]` after it.
+object before the beginning, the end of a failed stream after it; both as the request's API has them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 from starlette.types import Send
 
+from claude_worker.dialect import CHAT, LAST, Dialect, is_whole, tip_in
 from claude_worker.openai.errors import ApiError
 
 HeaderList = list[tuple[bytes, bytes]]
 
-_DONE = b"data: [DONE]\n\n"
 _STREAM_HEADERS: HeaderList = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -27,14 +27,16 @@ class Answer:
     """The client's end of one request.
 
     `status` is what went out as HTTP status (0: nothing yet), `code` the error's code if there was one, `first_byte`
-    the time (`time.perf_counter`) of the first byte of content.
+    the time (`time.perf_counter`) of the first byte of content, `told_tip` the tip that came in a header.
     """
 
-    __slots__ = ("_send", "_tail", "code", "first_byte", "headers", "status")
+    __slots__ = ("_send", "_tail", "code", "dialect", "first_byte", "headers", "status", "told_tip")
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, dialect: Dialect = CHAT) -> None:
         self._send = send
         self._tail = b""
+        self.dialect = dialect
+        self.told_tip = ""
         self.headers: HeaderList = []
         self.status = 0
         self.code = ""
@@ -45,8 +47,13 @@ class Answer:
         return self.status != 0
 
     def completes(self, data: bytes = b"") -> bool:
-        """Whether the stream's own end, `data: [DONE]`, has gone out once `data` has."""
-        return (self._tail + data[-len(_DONE) :]).endswith(_DONE)
+        """Whether the stream's own end has gone out once `data` has."""
+        return is_whole(self._tail + data[-LAST:], self.dialect.ends)
+
+    @property
+    def tip(self) -> str:
+        """Hash of the history that the whole answer ended, or "" when the worker told none."""
+        return self.told_tip or (tip_in(self._tail) if self.completes() else "")
 
     async def begin(self, status: int, headers: HeaderList) -> None:
         """Send status and headers, this answer's own headers added."""
@@ -54,17 +61,17 @@ class Answer:
         await self._send({"type": "http.response.start", "status": status, "headers": headers + self.headers})
 
     async def keepalive(self) -> None:
-        """An SSE comment; begins the stream if nothing has been sent."""
+        """Something that means nothing; begins the stream if nothing has been sent."""
         if not self.begun:
             await self.begin(200, _STREAM_HEADERS)
-        await self._send({"type": "http.response.body", "body": b": keepalive\n\n", "more_body": True})
+        await self._send({"type": "http.response.body", "body": self.dialect.keepalive, "more_body": True})
 
     async def chunk(self, data: bytes, *, more: bool = True) -> None:
         """Some bytes of the body, as they came. `more=False` ends the answer."""
         if not self.first_byte:
             self.first_byte = time.perf_counter()
         # Not parsing: only the last few bytes are kept, to know whether a broken stream broke inside a frame.
-        self._tail = data[-len(_DONE) :] if len(data) >= len(_DONE) else (self._tail + data)[-len(_DONE) :]
+        self._tail = data[-LAST:] if len(data) >= LAST else (self._tail + data)[-LAST:]
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def whole(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
@@ -77,7 +84,7 @@ class Answer:
         self.code = error.code or error.kind
         if self.begun:
             broken = bool(self._tail) and not self._tail.endswith(b"\n\n")
-            await self.chunk((b"\n\n" if broken else b"") + error.frames(), more=False)
+            await self.chunk((b"\n\n" if broken else b"") + self.dialect.failure(error), more=False)
             return
         headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
-        await self.whole(error.status, [(b"content-type", b"application/json"), *headers], error.body())
+        await self.whole(error.status, [(b"content-type", b"application/json"), *headers], self.dialect.error(error))

@@ -25,23 +25,26 @@ from starlette.types import Message, Receive, Scope, Send
 from claude_router import errors
 from claude_router.auth import ApiKeys
 from claude_router.chat import CLIENT_LEFT, Chat
-from claude_router.docs import chat_request, chat_responses, document
+from claude_router.docs import APIS, document, turn_request, turn_responses
 from claude_router.logs import log_access
+from claude_router.matching import Matching
 from claude_router.metrics import RouterMetrics
-from claude_router.relay import PATH, Relay
+from claude_router.relay import Relay
 from claude_router.routes import Routes
 from claude_router.running import Running
 from claude_router.sessions import Sessions
 from claude_router.settings import EndpointSettings
+from claude_worker.dialect import DIALECTS, MESSAGES
 from claude_worker.openai.errors import ApiError
 
 log = logging.getLogger(__name__)
 
 _UNMATCHED = "(none)"
+_DIALECTS = {dialect.path: dialect for dialect in DIALECTS}
 
 
 class RouterApp(FastAPI):
-    """FastAPI, except that a chat request goes past its middlewares and routing: they would add a fifth to its cost."""
+    """FastAPI, except that turns go past its middlewares and routing, which would add a fifth to their cost."""
 
     chat: Chat
     metrics: RouterMetrics
@@ -49,8 +52,8 @@ class RouterApp(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
-        elif scope["method"] == "POST" and scope["path"] == scope.get("root_path", "") + PATH:
-            await self.chat(scope, receive, send)
+        elif scope["method"] == "POST" and (dialect := _DIALECTS.get(_path(scope))) is not None:
+            await self.chat.answer(dialect, scope, receive, send)
         else:
             await self._observed(scope, receive, send)
 
@@ -76,6 +79,13 @@ class RouterApp(FastAPI):
             log_access(scope["method"], _template(scope), status or CLIENT_LEFT, seconds)
 
 
+def _path(scope: Scope) -> str:
+    """The path below where the application is mounted."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path.removeprefix(root) if root else path
+
+
 def _template(scope: Scope) -> str:
     """The route's path with its parameters' names: safe in logs, and few enough for metrics."""
     return str(getattr(scope.get("route"), "path_format", _UNMATCHED))
@@ -96,7 +106,7 @@ def create_app(
     metrics = RouterMetrics()
     running = running or Running()
     keys = keys or ApiKeys(settings.api_keys)
-    chat = Chat(settings, metrics, running, keys)
+    chat = Chat(settings, metrics, running, keys, Matching(sessions))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -124,54 +134,64 @@ def create_app(
     app.metrics = metrics
     app.state.running = running
     app.state.metrics = metrics
-    _document_chat(app)
+    _document_turns(app)
     Routes(settings, sessions, metrics, running, keys, version).add_to(app)
     app.openapi = lambda: document(app, keys=not keys.open)  # type: ignore[method-assign]
     return app
 
 
-def _document_chat(app: FastAPI) -> None:
-    app.add_api_route(
-        PATH,
-        _documented,
-        methods=["POST"],
-        responses=chat_responses(),
-        openapi_extra=chat_request(),
-        summary="Create chat completion",
-        tags=["OpenAI"],
-    )
+def _document_turns(app: FastAPI) -> None:
+    for api in APIS:
+        app.add_api_route(
+            api.dialect.path,
+            _documented,
+            methods=["POST"],
+            responses=turn_responses(api),
+            openapi_extra=turn_request(api),
+            summary=api.summary,
+            operation_id=api.operation,
+            tags=[api.tag],
+        )
+    app.add_api_route(MESSAGES.path + "/count_tokens", _count_tokens, methods=["POST"], include_in_schema=False)
 
 
 async def _documented() -> None:
-    """One turn of a conversation. Fields that are not listed are accepted and have no effect."""
+    """One turn of a conversation. Fields without effect are accepted, and named in the header `X-Claude-Ignored`."""
     raise NotImplementedError("RouterApp answers this path; the route is here for /docs and for 405")
 
 
-def _respond(error: ApiError) -> Response:
-    return Response(error.body(), error.status, headers=error.headers, media_type="application/json")
+async def _count_tokens() -> None:
+    raise errors.tokens_not_counted()
 
 
-async def _on_api_error(_: Request, error: Exception) -> Response:
+def _respond(request: Request, error: ApiError) -> Response:
+    """The error as the path's API has it."""
+    anthropic = (_path(request.scope) + "/").startswith(MESSAGES.path + "/")
+    body = MESSAGES.error(error) if anthropic else error.body()
+    return Response(body, error.status, headers=error.headers, media_type="application/json")
+
+
+async def _on_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return _respond(error)
+    return _respond(request, error)
 
 
-async def _on_invalid_parameter(_: Request, error: Exception) -> Response:
+async def _on_invalid_parameter(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return _respond(errors.invalid_parameter(error.errors()))
+    return _respond(request, errors.invalid_parameter(error.errors()))
 
 
-async def _on_unforeseen(_: Request, __: Exception) -> Response:
-    return _respond(errors.internal_error())
+async def _on_unforeseen(request: Request, __: Exception) -> Response:
+    return _respond(request, errors.internal_error())
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        return _respond(errors.unknown_path(request.method))
+        return _respond(request, errors.unknown_path(request.method))
     if error.status_code == 405:
-        return _respond(errors.method_not_allowed(request.method, _allowed(request)))
-    return _respond(ApiError(error.status_code, str(error.detail), code="http_error"))
+        return _respond(request, errors.method_not_allowed(request.method, _allowed(request)))
+    return _respond(request, ApiError(error.status_code, str(error.detail), code="http_error"))
 
 
 def _allowed(request: Request) -> str:

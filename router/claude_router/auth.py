@@ -36,7 +36,10 @@ class ApiKeys:
         return not self._hashes and not self._required
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:
-        """Pass a request with a valid `Authorization` header (names in lower case). Raises ApiError (401, 403)."""
+        """Pass a request with a valid key (header names in lower case). Raises ApiError (401, 403).
+
+        The key is a bearer token, or in `x-api-key`, where Anthropic's clients send it.
+        """
         known_hashes = self._hashes
         if not known_hashes and not self._required:
             _refuse_web_pages(headers)
@@ -44,9 +47,11 @@ class ApiKeys:
         authorization = headers.get(b"authorization")
         scheme, _, key = (authorization or b"").strip().partition(b" ")
         if scheme.lower() != b"bearer" or not key.strip():
+            key = headers.get(b"x-api-key", b"")
+        if not key.strip():
             raise ApiError(
                 401,
-                "No API key was given. Send it in the header 'Authorization: Bearer <key>'.",
+                "No API key was given. Send it in the header 'Authorization: Bearer <key>', or in 'x-api-key'.",
                 code="missing_api_key",
                 headers=_CHALLENGE,
             )

@@ -54,6 +54,53 @@ def worker_lost(name: str) -> ApiError:
     )
 
 
+def worker_gone(name: str) -> ApiError:
+    """The connection to the worker broke during something that was no turn."""
+    return ApiError(502, f"The worker of conversation {name} was lost meanwhile. Send this again.", code="worker_lost")
+
+
+def conversation_busy(name: str) -> ApiError:
+    """What a running turn does not let happen has been waited for long enough."""
+    return ApiError(
+        409,
+        f"A turn of conversation {name} is running. Wait for its end, and send this again.",
+        code="conversation_busy",
+        retry=True,
+        retry_after=5,
+    )
+
+
+def conversation_exists(conversation_id: str) -> ApiError:
+    """A fork cannot become a conversation that there is."""
+    return ApiError(
+        409,
+        f"There is a conversation with the id {conversation_id!r} already. Choose another id, or leave it out.",
+        code="conversation_exists",
+        param="id",
+        retry=False,
+    )
+
+
+def pool_too_small() -> ApiError:
+    """A fork needs both workers at once."""
+    return ApiError(
+        409,
+        "A fork needs two workers at the same time; the pool is of size 1. Raise POOL_SIZE, or the ClaudePool's size.",
+        code="pool_too_small",
+        retry=False,
+    )
+
+
+def transcript_too_large(name: str) -> ApiError:
+    """The messages do not fit into one answer."""
+    return ApiError(
+        502,
+        f"The transcript of conversation {name} is too large to be shown.",
+        code="transcript_too_large",
+        retry=False,
+    )
+
+
 def worker_bad_answer(name: str, status: int) -> ApiError:
     """The worker answered something that is neither an event stream nor an error object."""
     return ApiError(
@@ -97,6 +144,12 @@ def conversation_not_found(conversation_id: str) -> ApiError:
 def unknown_path(method: str) -> ApiError:
     """A path that leads nowhere. It is not repeated: it is the client's text, and may be anything."""
     return ApiError(404, f"Unknown path for {method}. See /docs for what there is.", code="unknown_path")
+
+
+def tokens_not_counted() -> ApiError:
+    """What Anthropic's SDK can ask for, and nobody here can answer."""
+    return ApiError(404, "Tokens cannot be counted here: what a prompt costs is known when it has been answered.",
+                    code="not_supported")  # fmt: skip
 
 
 def method_not_allowed(method: str, allowed: str) -> ApiError:

@@ -1,8 +1,9 @@
 """Which conversation a request belongs to. Pure: headers and a decoded body in, an identity out.
 
-In this order, an empty value counting as absent: the header `X-Conversation-ID`; the model's suffix
-(`claude-code:my-conversation`); a client's own session header; `conversation_id` or `metadata.conversation_id` in the
-body; else a new id. Ids are compared as text and never percent-decoded, so no two of them become one.
+In this order, an empty value counting as absent: the header `X-Conversation-ID`; the response that the request goes on
+from; the model's suffix (`claude-code:my-conversation`); a client's own session header; `conversation_id` or
+`metadata.conversation_id` in the body; else a new id, unless its history leads to one that was made up before
+(`claude_router.matching`). Ids are compared as text and never percent-decoded, so no two of them become one.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any, Literal
 from claude_crds.names import CONVERSATION_ID_MAX
 from claude_worker.openai.errors import bad_request
 from claude_worker.openai.request import ChatRequest
+from claude_worker.openai.responses import ResponsesRequest
 
-Source = Literal["header", "model", "session-header", "body", "generated"]
+Source = Literal["header", "previous", "model", "session-header", "body", "generated", "history"]
 
 ID_HEADER = b"x-conversation-id"
 SESSION_HEADERS = (b"x-session-id", b"x-session-affinity")
@@ -91,6 +93,8 @@ def identify(headers: Mapping[bytes, bytes], request: ChatRequest) -> Identity:
     model, suffix = split_model(request.model)
     if found := from_header(headers):
         return Identity(found, model, "header")
+    if isinstance(request, ResponsesRequest) and (found := request.previous_conversation):
+        return Identity(checked(found, "previous_response_id"), model, "previous")
     if suffix:
         return Identity(checked(suffix, "model"), model, "model")
     for name in SESSION_HEADERS:

@@ -1,8 +1,10 @@
 """The hot path: one turn from the client to its worker, and the worker's bytes back as they come.
 
-No stream is parsed and no chunk is copied. A turn is sent again only while it cannot have begun: the worker refused the
-connection, or answered `x-claude-turn: not-started`. Once bytes of it may have been read by a worker, it is never sent
-again, and a lost worker is told to the client.
+No stream is parsed and no chunk is copied. A turn that cannot have begun (the worker refused the connection, or said
+`x-claude-turn: not-started`) is sent again until its deadline. One that may have begun, but of whose answer nothing has
+come, is sent again a few times with `x-claude-resent`: by `x-claude-request`, which stays the same, the worker knows
+whether it has run, and gives the same answer again or refuses. Once an answer has begun, a lost worker is told to the
+client.
 """
 
 from __future__ import annotations
@@ -28,8 +30,6 @@ from claude_worker.openai.errors import NOT_STARTED, ApiError
 
 log = logging.getLogger(__name__)
 
-PATH = "/v1/chat/completions"
-
 _CONNECT_SECONDS = 5.0
 """A worker is near; a connection that takes longer goes to an address where nobody lives any more."""
 
@@ -39,9 +39,13 @@ _KEEPALIVE_SECONDS = 3.0
 _PAUSE_SECONDS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Between attempts: a worker that keeps refusing must not make the router spin."""
 
+_MOST_RESENT = 3
+"""How often a turn that may have begun is sent again."""
+
 _LARGE_BODY = 1 << 20  # aiohttp writes bytes in one go, and warns above this size; a file object goes in pieces
 _ERROR_BODY_MAX = 1 << 20
-_NOT_RELAYED = frozenset({NOT_STARTED.encode(), ID_HEADER})
+_TIP = "x-claude-tip"
+_NOT_RELAYED = frozenset({NOT_STARTED.encode(), ID_HEADER, _TIP.encode()})
 _RELAYED = frozenset({b"content-type", b"cache-control", b"retry-after"})
 _NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _LOST = (aiohttp.ClientError, OSError, TimeoutError)
@@ -49,14 +53,21 @@ _LOST = (aiohttp.ClientError, OSError, TimeoutError)
 
 @dataclass(slots=True)
 class Turn:
-    """One chat request, ready to be sent. `deadline` (event loop's clock) is until when it may wait for a worker."""
+    """One request, ready to be sent. `deadline` (event loop's clock) is until when it may wait for a worker.
+
+    `made_up`: the conversation's id is one that no client has chosen. `resent`: how often it was sent again though it
+    may have begun.
+    """
 
     key: ConversationKey
     name: str
+    path: str
     body: bytes
     stream: bool
     headers: Mapping[str, str]
     deadline: float
+    made_up: bool = False
+    resent: int = 0
 
 
 class Relay:
@@ -67,7 +78,7 @@ class Relay:
         self._sessions = sessions
         self._metrics = metrics
         self._waiting: Counter[str] = Counter()
-        self._urls: dict[str, URL] = {}
+        self._urls: dict[tuple[str, str], URL] = {}
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
@@ -102,6 +113,16 @@ class Relay:
 
     async def _ask(self, turn: Turn) -> aiohttp.ClientResponse:
         """The first answer of a worker that took the turn."""
+        try:
+            return await self._ask_until_taken(turn)
+        except _LOST as error:
+            raise self._lost(turn, error) from error
+        except ApiError as error:
+            if turn.resent:  # whatever came after: it may have run, and nobody can say so any more
+                raise self._lost(turn, error.message) from error
+            raise
+
+    async def _ask_until_taken(self, turn: Turn) -> aiohttp.ClientResponse:
         attempt = 0
         refusal = ""
         while True:
@@ -141,13 +162,15 @@ class Relay:
                 self._waiting[turn.name] -= 1
 
     async def _send(self, turn: Turn, lease: Lease) -> aiohttp.ClientResponse | None:
-        """The worker's status and headers, or None when no byte of the turn was sent."""
-        url = self._urls.get(lease.endpoint)
+        """The worker's status and headers, or None when it is to be sent again."""
+        url = self._urls.get((lease.endpoint, turn.path))
         if url is None:
             if len(self._urls) > 10_000:
                 self._urls.clear()
-            url = self._urls[lease.endpoint] = URL(lease.endpoint.rstrip("/") + PATH)
+            url = self._urls[lease.endpoint, turn.path] = URL(lease.endpoint.rstrip("/") + turn.path)
         headers = {**turn.headers, "Authorization": f"Bearer {lease.token}"}
+        if turn.resent:
+            headers["x-claude-resent"] = "1"
         data = turn.body if len(turn.body) < _LARGE_BODY else io.BytesIO(turn.body)
         try:
             return await self._http.post(url, data=data, headers=headers, allow_redirects=False)
@@ -155,7 +178,17 @@ class Relay:
             self._metrics.resent("refused_connection")
             return None
         except _LOST as error:
-            raise self._lost(turn, error) from error
+            if turn.resent == _MOST_RESENT:
+                raise
+            turn.resent += 1
+            # It had found a worker in time; what it waits for now is another.
+            turn.deadline = max(turn.deadline, asyncio.get_running_loop().time() + self._settings.queue_timeout)
+            self._metrics.resent("connection_lost")
+            log.warning(
+                "connection to the worker lost before its answer",
+                extra={"fields": {"conversation": turn.name, "reason": f"{type(error).__name__}: {error}"}},
+            )
+            return None
 
     async def _refusal(self, turn: Turn, response: aiohttp.ClientResponse | None) -> ApiError | None:
         """The error object of a worker that refused before the turn began."""
@@ -179,6 +212,7 @@ class Relay:
             return
         # Anything else is short and comes at once; read to its end, so that a worker lost meanwhile is still a 502.
         body = await response.read()
+        answer.told_tip = response.headers.get(_TIP, "")
         if answer.begun:
             raise errors.from_worker(response.status, body, turn.name)
         await answer.whole(response.status, headers, body)
@@ -194,7 +228,7 @@ class Relay:
             return
         if chunk:
             await answer.chunk(chunk)
-        raise self._lost(turn, "the stream ended without [DONE]")
+        raise self._lost(turn, "the stream ended without its end")
 
     def _lost(self, turn: Turn, why: BaseException | str) -> ApiError:
         self._metrics.worker_lost.inc()

@@ -5,49 +5,23 @@ from __future__ import annotations
 import time
 from enum import Enum
 from typing import Annotated
-from urllib.parse import unquote_to_bytes
 
 from fastapi import Depends, FastAPI, Path, Query
-from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 
 from claude_router import errors, views
+from claude_router.addresses import CONVERSATION, ROOT, key_of
 from claude_router.auth import ApiKeys
 from claude_router.docs import answers
-from claude_router.identity import checked, decode_id
+from claude_router.files import Files
 from claude_router.metrics import CONTENT_TYPE, RouterMetrics
 from claude_router.running import Running
 from claude_router.sessions import LOCAL_TENANT, ConversationKey, SessionFailed, Sessions, Unreachable
 from claude_router.settings import EndpointSettings
 
-_CONVERSATIONS = "/conversations"
 _UNKNOWN = {404: "No conversation has this id."}
 _Id = Annotated[str, Path(description="The conversation's id, percent-encoded; it may hold slashes.")]
-
-
-class _AnyText(Convertor[str]):
-    """The rest of the path, line breaks included; Starlette's own `path` stops at one."""
-
-    regex = "(?s:.*)"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
-
-
-register_url_convertor("anytext", _AnyText())
-
-
-def _key(request: Request, matched: str) -> ConversationKey:
-    """The conversation that the path names, decoded from its bytes by the same rule as the header."""
-    raw: bytes | None = request.scope.get("raw_path")
-    prefix = (request.scope.get("root_path", "") + _CONVERSATIONS + "/").encode()
-    if raw is not None and raw.startswith(prefix):
-        matched = decode_id(unquote_to_bytes(raw[len(prefix) :]))
-    return ConversationKey(LOCAL_TENANT, checked(matched, "conversation_id"))
 
 
 class Routes:
@@ -78,7 +52,6 @@ class Routes:
         some = answers(views.ConversationList, "One page of them.")
         one = answers(views.ConversationView, "The conversation.", errors=_UNKNOWN)
         gone = answers(views.ConversationGone, "Done.", errors=_UNKNOWN)
-        named = _CONVERSATIONS + "/{conversation_id:anytext}"
         # Straight on the app, not by a router of their own: so that `app.routes` shows every path's methods.
         add, closed = app.add_api_route, [Depends(self._check_key)]
         operation: list[str | Enum] = ["Operation"]
@@ -86,10 +59,11 @@ class Routes:
         conversations: list[str | Enum] = ["Conversations"]
         add("/v1/models", self.models, dependencies=closed, tags=models, responses=answers(views.ModelList, "All."))
         add("/v1/models/{model:path}", self.model, dependencies=closed, tags=models, responses=model)
-        add(_CONVERSATIONS, self.conversations, dependencies=closed, tags=conversations, responses=some)
-        add(named, self.conversation, dependencies=closed, tags=conversations, responses=one)
+        add(ROOT, self.conversations, dependencies=closed, tags=conversations, responses=some)
+        Files(self._settings, self._sessions, self._running).add_to(app, closed)
+        add(CONVERSATION, self.conversation, dependencies=closed, tags=conversations, responses=one)
         add(
-            named,
+            CONVERSATION,
             self.delete_conversation,
             methods=["DELETE"],
             dependencies=closed,
@@ -144,7 +118,7 @@ class Routes:
 
     async def conversation(self, request: Request, conversation_id: _Id) -> Response:
         """One conversation."""
-        key = _key(request, conversation_id)
+        key = key_of(request.scope)
         found = await self._sessions.get(key) if key.id else None
         if found is None:
             raise errors.conversation_not_found(key.id)
@@ -157,7 +131,7 @@ class Routes:
         purge: Annotated[bool, Query(description="Remove memory and workspace as well.")] = False,
     ) -> Response:
         """Stop a conversation's worker; the next request resumes it. With `purge` its memory and workspace go too."""
-        key = _key(request, conversation_id)
+        key = key_of(request.scope)
         act = self._sessions.purge if purge else self._sessions.suspend
         try:
             known = bool(key.id) and await act(key)

@@ -127,6 +127,20 @@ class Sessions(Protocol):
         """Remove worker, memory and own workspace. False when unknown."""
         ...
 
+    def note_tip(self, key: ConversationKey, tip: str) -> None:
+        """An answer of the conversation ended with this tip; kept behind the caller's back. Unknown ones are ignored.
+
+        To be called for every answer of a conversation whose id was generated, and for no other.
+        """
+        ...
+
+    def find_by_tip(self, tenant: str, tips: Sequence[str]) -> ConversationKey | None:
+        """The conversation that the longest known of these histories leads to, if exactly one; else None.
+
+        `tips` are in the order of one history, the shortest first. See `claude_router.tips`.
+        """
+        ...
+
     async def stats(self) -> PoolStats:
         """The pool at this moment."""
         ...

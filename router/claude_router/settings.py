@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from claude_crds import model_names as names
 from claude_crds.settings import (
+    MAX_PARK_MS,
     Kind,
     SettingsError,
     boolean,
@@ -26,7 +28,7 @@ from claude_crds.settings import (
     words,
 )
 
-DEFAULT_MODEL = "claude-code"
+DEFAULT_MODEL = names.BASE_MODEL
 """The model name that is always offered; `MODEL` says what it stands for."""
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
@@ -35,16 +37,17 @@ _DEFAULT_MODELS = {"claude-code-opus": "opus", "claude-code-sonnet": "sonnet", "
 
 
 def model_names() -> Kind[Mapping[str, str]]:
-    """`name=model` pairs. A name may not hold `:` (a conversation id follows it) nor be `claude-code` (see `MODEL`)."""
+    """`name=model` pairs. A name may not hold `:` (a conversation id follows it) nor be one whose meaning is fixed."""
     pairs = mapping()
+    reserved = ", ".join(sorted(names.RESERVED))
 
     def parse(value: str) -> Mapping[str, str]:
         models = pairs.parse(value)
-        if not all(_MODEL_NAME.fullmatch(name) and name != DEFAULT_MODEL for name in models):
+        if not all(_MODEL_NAME.fullmatch(name) and name not in names.RESERVED for name in models):
             raise ValueError
         return models
 
-    return Kind(parse, f"{pairs.allowed}; names of letters, digits and . _ / - other than {DEFAULT_MODEL}")
+    return Kind(parse, f"{pairs.allowed}; names of letters, digits and . _ / - other than {reserved}")
 
 
 def is_api_key(text: str) -> bool:
@@ -90,10 +93,10 @@ class EndpointSettings(Protocol):
 
     @property
     def model_ids(self) -> tuple[str, ...]:
-        """Every model name that a client may ask for, the default first."""
+        """The model names to show, the default first."""
 
     def offers(self, model: str) -> bool:
-        """Whether it is one of them."""
+        """Whether a client may ask for it: one of them, or one with a suffix that says whose tools it has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +158,34 @@ class RouterSettings:
         choice("append", "replace", "ignore"),
         "What a client's system message does to Claude Code's own.",
     )
+    tools: str = setting(
+        "TOOLS",
+        "own",
+        choice(*names.TOOLS),
+        "Whose tools a model name without a suffix has: Claude Code's own, the client's, or both.",
+    )
+    detach: float = setting("DETACH_MS", 3.0, milliseconds(), "How long a turn goes on after its client has left.")
+    park_timeout: float = setting(
+        "PARK_TIMEOUT_MS",
+        900.0,
+        milliseconds(0, MAX_PARK_MS),
+        "How long a turn that waits for the client's tools keeps its worker.",
+    )
+    replay: float = setting(
+        "REPLAY_MS", 600.0, milliseconds(), "How long a finished answer can be had again by a retry."
+    )
+    allow_remote_images: bool = setting(
+        "ALLOW_REMOTE_IMAGES", False, boolean(), "Whether images are fetched from the web addresses that clients name."
+    )
+    slash_commands: bool = setting(
+        "SLASH_COMMANDS", False, boolean(), "Whether a prompt that begins with `/` is a command of Claude Code."
+    )
+    config_seed: str = setting(
+        "CLAUDE_CONFIG_SEED",
+        "",
+        text(),
+        "Folder with mcp.json, CLAUDE.md, settings.json, commands and agents for Claude Code; see its page in docs.",
+    )
     log_format: str = setting("LOG_FORMAT", "text", choice("text", "json"), "Format of the log on standard error.")
 
     def __post_init__(self) -> None:
@@ -169,15 +200,20 @@ class RouterSettings:
         return Path(self.sessions_dir).expanduser().absolute()
 
     @property
+    def seed_path(self) -> Path | None:
+        """`CLAUDE_CONFIG_SEED`, absolute; None: Claude Code has no configuration but its own."""
+        return Path(self.config_seed).expanduser().absolute() if self.config_seed else None
+
+    @property
     def workspace_path(self) -> Path | None:
         """`WORKSPACE_DIR`, absolute; None: inside each conversation's own folder."""
         return Path(self.workspace_dir).expanduser().absolute() if self.workspace_dir else None
 
     @property
     def model_ids(self) -> tuple[str, ...]:
-        """Every model name a client may ask for, the default first."""
-        return (DEFAULT_MODEL, *self.models)
+        """The model names to show, the default first."""
+        return names.model_ids(self.models)
 
     def offers(self, model: str) -> bool:
         """Whether a client may ask for it."""
-        return model == DEFAULT_MODEL or model in self.models
+        return names.split(model, self.models) is not None

@@ -72,6 +72,49 @@ class ConversationGone(msgspec.Struct):
     object: Literal["conversation"] = "conversation"
 
 
+class CallFunction(msgspec.Struct):
+    """Name and arguments (JSON) of a tool call."""
+
+    name: str
+    arguments: str
+
+
+class CallView(msgspec.Struct):
+    """One tool call of the assistant, Claude Code's own tools included."""
+
+    id: str
+    function: CallFunction
+    type: Literal["function"] = "function"
+
+
+class MessageView(msgspec.Struct, omit_defaults=True):
+    """One message as OpenAI's chat API has them. After one of the assistant, its `id` names a point to fork at."""
+
+    id: str
+    role: Literal["user", "assistant", "tool"]
+    content: str | list[dict[str, Any]] | None
+    reasoning_content: str = ""
+    tool_calls: list[CallView] = []
+    tool_call_id: str = ""
+
+
+class MessageList(msgspec.Struct):
+    """`GET /conversations/{id}/messages`: all of them, oldest first."""
+
+    data: list[MessageView]
+    object: Literal["list"] = "list"
+
+
+class ForkRequest(msgspec.Struct):
+    """`POST /conversations/{id}/fork`. `id`: the new conversation's (else one is made up).
+
+    `at`: the message of the assistant to go on from, by its `id` or its index in `GET …/messages` (else the last).
+    """
+
+    id: str = ""
+    at: int | str | None = None
+
+
 class PoolView(msgspec.Struct):
     """The pool at this moment, in workers and conversations."""
 

@@ -46,6 +46,12 @@ class OneUpstream:
     async def purge(self, key: ConversationKey) -> bool:
         return False
 
+    def note_tip(self, key: ConversationKey, tip: str) -> None:
+        return
+
+    def find_by_tip(self, tenant: str, tips: Sequence[str]) -> ConversationKey | None:
+        return None
+
     async def stats(self) -> PoolStats:
         return PoolStats(size=1, live=1, busy=0, warm=0, suspended=0, queued=0)
 

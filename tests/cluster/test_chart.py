@@ -138,6 +138,8 @@ def test_rights_are_those_of_the_contract_and_no_others(plain: list[Json]) -> No
         ("pool.size=many", "'/pool/size': got string, want"),
         ("pool.size=-1", "'/pool/size': minimum: got -1, want 0"),
         ("pool.idleTimeout=5x", "'/pool/idleTimeout': '5x' does not match pattern"),
+        ("pool.claude.commands.A=x", "'/pool/claude/commands': additional properties 'A' not allowed"),
+        ("pool.tools=mine", "'/pool/tools': value must be one of 'own', 'both', 'client'"),
         ("pool.systemPrompt=prepend", "'/pool/systemPrompt': value must be one of 'append', 'replace', 'ignore'"),
         ("router.replicas=two", "'/router/replicas': got string, want integer"),
         ("operator.logLevel=loud", "'/operator/logLevel': value must be one of 'debug', 'info', 'warning'"),
@@ -224,7 +226,9 @@ def test_the_pool_and_the_processes_get_what_the_values_say(whole: list[Json]) -
 def test_what_is_not_set_is_left_to_the_definition(plain: list[Json]) -> None:
     spec = named(plain, "ClaudePool", "default")["spec"]
     assert (spec["size"], spec["warm"]) == (5, 1)
-    assert not {"retention", "image", "model", "models", "anthropic", "podTemplate"} & set(spec)
+    assert not {"retention", "image", "model", "models", "anthropic", "podTemplate", "claude", "remoteImages"} & set(
+        spec
+    )
     router = next(p for p in pod_templates(plain) if p["metadata"]["name"] == "claude-code-api-router")
     assert environment(router)["MAX_BODY_BYTES"] == str(32 * 1024 * 1024), "no power of ten"
 

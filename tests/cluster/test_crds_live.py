@@ -99,6 +99,10 @@ async def test_what_a_pool_may_be_and_what_it_may_not(live: Live) -> None:
     allowed += [{"queueTimeout": "0"}, {"queueTimeout": "500ms"}, {"retention": "720h"}, {"toolActivity": "off"}]
     allowed += [{"workspace": {"size": s, "accessModes": ["ReadWriteMany"]}} for s in ("1Mi", "10Gi", "1.5Ti")]
     allowed += [{"anthropic": {"baseURL": "http://198.18.0.1:8080/v1", "secretRef": {"name": "key"}}}]
+    servers = {"tracker": {"type": "http", "url": "https://mcp.example.com", "headers": {"A": "${TOKEN}"}}}
+    claude = {"mcpServers": servers, "memory": "m", "settings": {"env": {"A": "b"}}, "commands": {"review": "r"}}
+    assert (await live.pool({"claude": claude}))["claude"] == claude | {"slashCommands": False}
+    allowed += [{"tools": "client"}, {"parkTimeout": "0"}, {"parkTimeout": "168h"}, {"remoteImages": True}]
     for spec in allowed:
         await live.pool(spec)
 
@@ -114,8 +118,13 @@ async def test_what_a_pool_may_be_and_what_it_may_not(live: Live) -> None:
         told = await live.refused({"workspace": {"size": bad}})
         assert "must be a size of at least 1Mi, such as 500Mi or 10Gi" in told
     assert '"ReadWriteMany"' in await live.refused({"workspace": {"accessModes": ["ReadOnlyMany"]}})
-    for name in ("claude-code", "a:b", "", "x" * 129):
+    for name in ("claude-code", "claude-code-tools", "claude-code-client", "a:b", "", "x" * 129):
         assert "names must be of letters, digits" in await live.refused({"models": {name: "x"}})
+    assert "must be a duration from 0s to 168h" in await live.refused({"parkTimeout": "169h"})
+    for name in ("client", "a b", ""):
+        assert "and other than client, which the" in await live.refused({"claude": {"mcpServers": {name: {}}}})
+    for kind in ("commands", "agents"):
+        assert "names must be of lower-case letters" in await live.refused({"claude": {kind: {"a/b": "x"}}})
     for bad in ("", "x", "ftp://x", "https://"):
         told = await live.refused({"anthropic": {"baseURL": bad}})
         assert "must be a URL such as https://gateway.example.com" in told

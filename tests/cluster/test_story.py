@@ -12,8 +12,8 @@ import openai
 import pytest
 
 from cluster.stack import RELEASE, Stack, install, installed, reasons
+from local.clients.opencode import Opencode
 from local.harness import chat, content
-from local.test_opencode import OPENCODE, Opencode
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -47,8 +47,7 @@ def test_the_openai_sdk(stack: Stack) -> None:
 
 
 def test_opencode(stack: Stack, tmp_path: Path) -> None:
-    assert OPENCODE.exists(), "opencode is not installed: run `make test-local`"
-    user = Opencode(tmp_path, stack)  # type: ignore[arg-type]  # it needs the address only
+    user = Opencode(tmp_path, stack.url)
     before = stack.mark()
     assert "written" in user.run("::bash echo one > made.txt\n::say written")
     assert "one" in user.run("-c", "::bash cat made.txt\n::recall")

@@ -14,6 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from claude_crds.model_names import RESERVED, TOOLS
 from claude_crds.names import CONVERSATION_ID_MAX
 from claude_crds.resources import API_VERSION, GROUP, POOLS, SESSIONS, VERSION, Desired, Phase, Resource, duration
 from claude_router.sessions import LOCAL_TENANT
@@ -191,6 +192,9 @@ def test_choices_and_limits_are_the_ones_that_the_parts_know() -> None:
     assert at("claudepools", ".spec.permissionMode")["enum"] == list(PERMISSION_MODES)
     assert set(at("claudepools", ".spec.systemPrompt")["enum"]) == set(SYSTEM_PROMPT_MODES)
     assert set(at("claudepools", ".spec.toolActivity")["enum"]) == set(TOOL_ACTIVITY)
+    assert at("claudepools", ".spec.tools")["enum"] == list(TOOLS)
+    (rule,) = at("claudepools", ".spec.models")["x-kubernetes-validations"]
+    assert {name for name in RESERVED if f"name != '{name}'" in rule["rule"]} == RESERVED
 
 
 def test_a_pools_defaults_are_those_of_one_machine() -> None:
@@ -206,10 +210,14 @@ def test_a_pools_defaults_are_those_of_one_machine() -> None:
     assert default("permissionMode") == local.permission_mode
     assert default("systemPrompt") == local.system_prompt_mode
     assert default("toolActivity") == local.tool_activity
+    assert default("tools") == local.tools
+    assert duration(default("parkTimeout")) == local.park_timeout
+    assert default("remoteImages") == local.allow_remote_images
+    assert at("claudepools", ".spec.claude.slashCommands")["default"] == local.slash_commands
     assert default("models") == dict(local.models) == dict(DEFAULT_MODELS)
 
 
-DURATIONS = ("idleTimeout", "queueTimeout", "turnTimeout", "retention")
+DURATIONS = ("idleTimeout", "queueTimeout", "turnTimeout", "parkTimeout", "retention")
 
 
 def pattern(field: str) -> re.Pattern[str]:

@@ -77,7 +77,8 @@ async def test_async_both_ways(server: Server) -> None:
 
 def test_models(client: openai.OpenAI) -> None:
     assert [m.id for m in client.models.list()] == [
-        "claude-code", "claude-code-opus", "claude-code-sonnet", "claude-code-haiku",
+        "claude-code", "claude-code-tools", "claude-code-client",
+        "claude-code-opus", "claude-code-sonnet", "claude-code-haiku",
     ]  # fmt: skip
     assert client.models.retrieve("claude-code-opus").id == "claude-code-opus"
     with pytest.raises(openai.NotFoundError) as caught:

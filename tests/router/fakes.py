@@ -162,6 +162,7 @@ class FakeSessions:
     acquired: list[tuple[ConversationKey, float]] = field(default_factory=list)
     given_back: list[tuple[ConversationKey, Lease]] = field(default_factory=list)
     stopped: list[tuple[str, ConversationKey]] = field(default_factory=list)
+    tips: list[tuple[ConversationKey, str]] = field(default_factory=list)
     cancelled: int = 0
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
@@ -203,6 +204,14 @@ class FakeSessions:
     async def purge(self, key: ConversationKey) -> bool:
         self.stopped.append(("purge", key))
         return self.views.pop(key.name, None) is not None
+
+    def note_tip(self, key: ConversationKey, tip: str) -> None:
+        self.tips.append((key, tip))
+
+    def find_by_tip(self, tenant: str, tips: Sequence[str]) -> ConversationKey | None:
+        """The one that noted the longest of them last."""
+        noted = {tip: key for key, tip in self.tips if key.tenant == tenant}
+        return next((noted[tip] for tip in reversed(tips) if tip in noted), None)
 
     async def stats(self) -> PoolStats:
         return self.pool

@@ -93,6 +93,27 @@ async def test_it_knows_its_end(sent: list[bytes], last: bytes, complete: bool) 
     assert answer.completes(last) is complete
 
 
+@pytest.mark.parametrize(
+    ("sent", "tip"),
+    [
+        ([frame("a"), b": tip " + b"a1" * 16 + b"\n\n" + DONE], "a1" * 16),
+        ([frame("a") + b": tip ", b"a1" * 16, b"\n\n" + DONE], "a1" * 16),
+        ([frame("a"), b": tip " + b"a1" * 16 + b"\n\n"], ""),
+        ([frame("a: tip " + "a1" * 16 + "\n\n"), DONE], ""),
+        ([frame("a"), b": tip " + b"x1" * 16 + b"\n\n" + DONE], ""),
+        ([], ""),
+    ],
+)
+async def test_it_knows_the_tip_of_a_whole_stream(sent: list[bytes], tip: str) -> None:
+    answer = Answer(Wire().send)
+    await answer.begin(200, [])
+    for piece in sent:
+        await answer.chunk(piece)
+    assert answer.tip == tip
+    answer.told_tip = "b2" * 16
+    assert answer.tip == "b2" * 16
+
+
 async def test_keepalives_are_not_the_first_byte() -> None:
     answer = Answer(Wire().send)
     await answer.keepalive()

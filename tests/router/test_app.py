@@ -109,10 +109,10 @@ async def test_documentation() -> None:
         assert "swagger" in (await router.client.get("/docs")).text.lower()
         document = (await router.client.get("/openapi.json")).json()
     _resolves(document, document)
-    assert set(document["paths"]) == {
-        CHAT, "/v1/models", "/v1/models/{model}", "/health", "/metrics", "/conversations",
-        "/conversations/{conversation_id}",
-    }  # fmt: skip
+    assert {CHAT, "/v1/responses", "/v1/messages", "/v1/models", "/health", "/metrics"} < set(document["paths"])
+    for path, schema in (("/v1/responses", "ResponsesBody"), ("/v1/messages", "MessagesBody")):
+        asked = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert asked == {"$ref": f"#/components/schemas/{schema}"}
     chat = document["paths"][CHAT]["post"]
     body = chat["requestBody"]["content"]["application/json"]["schema"]["$ref"]
     assert body == "#/components/schemas/ChatRequest"

@@ -20,6 +20,21 @@ def test_a_known_key_passes(header: bytes) -> None:
     KEYS.check(headers(header))
 
 
+@pytest.mark.parametrize("authorization", [None, b"", b"Bearer", b"Basic something"])
+def test_a_key_may_come_as_anthropics_clients_send_it(authorization: bytes | None) -> None:
+    sent = headers(authorization)
+    KEYS.check({**sent, b"x-api-key": b"key-number-one"})
+    for wrong, code in ((b"key-number-on", "invalid_api_key"), (b" ", "missing_api_key")):
+        with pytest.raises(ApiError) as refused:
+            KEYS.check({**sent, b"x-api-key": wrong})
+        assert refused.value.code == code
+
+
+def test_a_wrong_bearer_is_not_saved_by_another_key() -> None:
+    with pytest.raises(ApiError):
+        KEYS.check({**headers(b"Bearer wrong-key"), b"x-api-key": b"key-number-one"})
+
+
 @pytest.mark.parametrize("header", [None, b"Bearer anything", b"nonsense"])
 def test_without_keys_everybody_passes(header: bytes | None) -> None:
     ApiKeys(()).check(headers(header))

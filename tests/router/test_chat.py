@@ -261,7 +261,7 @@ async def test_a_bug_before_the_turn_is_answered_as_well(
     def broken(_: bytes) -> Any:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr("claude_router.chat.parse", broken)
+    monkeypatch.setattr("claude_worker.dialect.parse_chat", broken)
     async with endpoint() as router:
         answer = await router.chat()
     assert (answer.status_code, error_of(answer)["code"]) == (500, "internal_error")

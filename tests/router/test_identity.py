@@ -15,6 +15,8 @@ from claude_router.identity import Identity, decode_id, header_value, identify, 
 from claude_router.sessions import ConversationKey
 from claude_worker.openai.errors import ApiError
 from claude_worker.openai.request import ChatRequest, parse
+from claude_worker.openai.response_ids import response_id
+from claude_worker.openai.responses import parse as parse_response
 
 ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=CONVERSATION_ID_MAX)
 any_text = st.text(st.characters(), max_size=CONVERSATION_ID_MAX)  # lone surrogates too
@@ -47,6 +49,20 @@ def test_the_order() -> None:
     assert generated.source == "generated"
     assert re.fullmatch(r"conv_[0-9a-f]{32}", generated.id)
     assert identify(headers, request(**body)).id != generated.id
+
+
+def test_a_previous_response_comes_after_the_header_alone() -> None:
+    turn = "0" * 32
+    body = {**BODY, "input": "x", "previous_response_id": response_id("its own", turn)}
+    asked = parse_response(msgspec.json.encode(body))
+    assert identify({b"x-session-id": b"third"}, asked) == Identity("its own", "claude-code-opus", "previous")
+    assert identify(HEADERS, asked).id == "first"
+    without = parse_response(msgspec.json.encode({**body, "previous_response_id": response_id("", turn)}))
+    assert identify({}, without) == Identity("second", "claude-code-opus", "model")
+    long = parse_response(msgspec.json.encode({**body, "previous_response_id": response_id("x" * 257, turn)}))
+    with pytest.raises(ApiError) as refused:
+        identify({}, long)
+    assert refused.value.param == "previous_response_id"
 
 
 def test_empty_counts_as_absent() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import random
+import re
 import socket
 from collections.abc import Iterator
 
@@ -26,7 +27,9 @@ def nobody() -> Iterator[str]:
 
 
 async def test_what_the_worker_gets() -> None:
-    content = b' {"model":"claude-code-opus:talk","messages":[{"role":"user","content":"h\xc3\xa9"}],"stream":true} '
+    content = (
+        b' {"model":"claude-code-opus:talk/\xc3\xbc","messages":[{"role":"user","content":"h\xc3\xa9"}],"stream":true} '
+    )
     async with FakeWorker(streams(frame("a"), DONE)) as worker, endpoint(worker.endpoint) as router:
         answer = await router.chat(
             content,
@@ -34,6 +37,11 @@ async def test_what_the_worker_gets() -> None:
             cookie="a=b",
             x_api_key="another-secret",
             x_claude_model="forged",
+            x_claude_request="forged",
+            x_claude_conversation="forged",
+            x_claude_resent="1",
+            x_claude_history="last",
+            idempotency_key="once",
             x_claude_client_session="1",
             x_parent_session_id="ses_parent",
             accept_encoding="gzip",
@@ -43,15 +51,19 @@ async def test_what_the_worker_gets() -> None:
     assert got.line == "POST /v1/chat/completions HTTP/1.1"
     assert got.body == content
     del got.headers["host"]
+    assert re.fullmatch("[0-9a-f]{32}", got.headers.pop("x-claude-request"))
     assert got.headers == {
         "authorization": f"Bearer {TOKEN}",
         "content-type": "application/json",
         "content-length": str(len(content)),
         "x-claude-model": "claude-code-opus",
+        "x-claude-conversation": "talk%2F%C3%BC",
         "x-parent-session-id": "ses_parent",
+        "x-claude-history": "last",
+        "idempotency-key": "once",
     }
     ((key, _),) = router.sessions.acquired
-    assert (key.tenant, key.id) == ("default", "talk")
+    assert (key.tenant, key.id) == ("default", "talk/ü")
 
 
 async def test_a_session_header_is_marked_as_the_clients_own() -> None:
@@ -65,6 +77,7 @@ async def test_status_and_headers_come_back_without_the_hops_own() -> None:
     async def script(exchange: Exchange) -> None:
         headers = {
             "Content-Type": "application/json", "Retry-After": "7", "X-Should-Retry": "false", "X-Claude-Turns": "3",
+            "X-Claude-Tip": "f" * 32,
             "X-Conversation-ID": "not-the-workers-business", "Connection": "close", "Keep-Alive": "timeout=5",
             "Set-Cookie": "a=b", "Server": "worker", "Proxy-Authenticate": "Basic",
         }  # fmt: skip

@@ -13,19 +13,60 @@ from router.harness import body, endpoint, error_frames, error_of
 pytestmark = pytest.mark.asyncio
 
 
-@pytest.mark.parametrize("stream", [True, False])
-async def test_a_worker_lost_before_its_answer_is_not_asked_again(stream: bool) -> None:
-    async def script(exchange: Exchange) -> None:
-        exchange.cut()
+async def cut(exchange: Exchange) -> None:
+    exchange.cut()
 
-    async with FakeWorker(script) as worker, endpoint(worker.endpoint) as router:
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_worker_lost_before_its_answer_is_asked_again_whether_it_has_run(stream: bool) -> None:
+    async with (
+        FakeWorker(cut) as lost,
+        FakeWorker(streams(frame("a"), DONE)) as found,
+        endpoint(lost.endpoint, lost.endpoint, found.endpoint) as router,
+    ):
         answer = await router.chat(body(stream=stream), x_conversation_id="c")
+        metrics = (await router.client.get("/metrics")).text
+    assert answer.content == frame("a") + DONE
+    asked = [r.headers for r in (*lost.received, *found.received)]
+    assert [h.get("x-claude-resent") for h in asked] == [None, "1", "1"]
+    assert len({h["x-claude-request"] for h in asked}) == 1
+    assert [lease.endpoint for _, lease in router.sessions.given_back] == [lost.endpoint] * 2
+    assert 'claude_chat_resent_requests_total{reason="connection_lost"} 2.0' in metrics
+    assert "claude_chat_workers_lost_total 0.0" in metrics
+
+
+async def test_a_worker_that_was_lost_gets_as_long_as_one_that_was_not() -> None:
+    async with (
+        FakeWorker(cut) as lost,
+        FakeWorker(streams(frame("a"), DONE)) as found,
+        endpoint(lost.endpoint, found.endpoint, queue_timeout=5.0) as router,
+    ):
+        await router.chat()
+    (_, first), (_, second) = router.sessions.acquired
+    assert second > first
+
+
+@pytest.mark.parametrize("after", [PoolExhausted("all busy"), SessionFailed("no"), Unreachable("nobody is there")])
+async def test_what_comes_after_a_loss_does_not_invite_to_repeat_what_may_have_run(after: Exception) -> None:
+    async with FakeWorker(cut) as worker, endpoint(worker.endpoint, after) as router:
+        answer = await router.chat()
+    assert error_of(answer)["code"] == "worker_lost"
+    assert answer.headers["x-should-retry"] == "false"
+    assert "retry-after" not in answer.headers
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_worker_that_is_lost_again_and_again(stream: bool) -> None:
+    async with FakeWorker(cut) as worker, endpoint(worker.endpoint) as router:
+        answer = await router.chat(body(stream=stream), x_conversation_id="c")
+        metrics = (await router.client.get("/metrics")).text
     assert answer.status_code == 502
     error = error_of(answer)
     assert (error["type"], error["code"], error["param"]) == ("server_error", "worker_lost", None)
     assert answer.headers["x-should-retry"] == "false"
     assert answer.headers["x-conversation-id"] == "c"
-    assert (len(worker.received), router.sessions.given_back) == (1, [])
+    assert len(worker.received) == 4
+    assert "claude_chat_workers_lost_total 1.0" in metrics
 
 
 @pytest.mark.parametrize("sent", [frame("a"), b"data: {half a fra", b""])

@@ -33,7 +33,9 @@ async def test_models() -> None:
     async with endpoint(models={"claude-code-opus": "opus", "team/big": "x"}) as router:
         listed = (await router.client.get("/v1/models")).json()
         assert listed["object"] == "list"
-        assert [m["id"] for m in listed["data"]] == ["claude-code", "claude-code-opus", "team/big"]
+        assert [m["id"] for m in listed["data"]] == [
+            "claude-code", "claude-code-tools", "claude-code-client", "claude-code-opus", "team/big",
+        ]  # fmt: skip
         for model in listed["data"]:
             assert (model["object"], model["owned_by"]) == ("model", "claude-code-api")
             assert isinstance(model["created"], int)

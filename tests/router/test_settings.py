@@ -21,7 +21,9 @@ def test_defaults_are_those_that_the_readme_promises() -> None:
         "SESSIONS_DIR": "~/.claude-code-api/sessions", "WORKSPACE_DIR": "", "WORKSPACE_PER_CONVERSATION": "true",
         "PERMISSION_MODE": "bypassPermissions",
         "MODELS": "claude-code-opus=opus,claude-code-sonnet=sonnet,claude-code-haiku=haiku", "MODEL": "",
-        "TOOL_ACTIVITY": "reasoning", "SYSTEM_PROMPT_MODE": "append", "LOG_FORMAT": "text",
+        "TOOL_ACTIVITY": "reasoning", "SYSTEM_PROMPT_MODE": "append", "TOOLS": "own", "DETACH_MS": "3000",
+        "PARK_TIMEOUT_MS": "900000", "REPLAY_MS": "600000", "ALLOW_REMOTE_IMAGES": "false", "SLASH_COMMANDS": "false",
+        "CLAUDE_CONFIG_SEED": "", "LOG_FORMAT": "text",
     }  # fmt: skip
 
 
@@ -32,7 +34,13 @@ def test_read_from_the_environment() -> None:
     )
     assert (settings.keepalive, settings.port) == (2.5, 0)
     assert settings.api_keys == ("first-key", "second-key")
-    assert settings.model_ids == ("claude-code", "big")
+    assert settings.model_ids == ("claude-code", "claude-code-tools", "claude-code-client", "big")
+    assert [settings.offers(m) for m in ("claude-code-tools", "big-client", "big-x", "small")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -40,6 +48,9 @@ def test_read_from_the_environment() -> None:
     [
         ("MODELS", "a:b=opus", "other than claude-code"),
         ("MODELS", "claude-code=opus", "other than claude-code"),
+        ("MODELS", "claude-code-client=opus", "claude-code-client"),
+        ("TOOLS", "mine", "own, both, client"),
+        ("PARK_TIMEOUT_MS", "604800001", "to 604800000"),
         ("MODELS", "two words=opus", "letters, digits"),
         ("MODELS", "nothing=", "name=value"),
         ("POOL_SIZE", "0", "from 1"),

@@ -6,19 +6,20 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from claude_worker.conversation import Conversation
+from claude_worker.history import Hints
 from claude_worker.ledger import Ledger
-from claude_worker.openai.chunks import ChunkWriter
+from claude_worker.openai.chunks import ChatWriter
 from claude_worker.openai.errors import ApiError
 from claude_worker.openai.request import ChatRequest, parse
-from claude_worker.outbox import Outbox
 from claude_worker.settings import WorkerSettings
 from claude_worker.status import Status
 from claude_worker.translate import Translator
-from claude_worker.turn import Turn
+from claude_worker.turn import Reader, Turn
 
 SESSION = "00000000-0000-4000-8000-000000000001"
 
@@ -95,7 +96,7 @@ def bind_volume(volume: Path) -> None:
     transcript.write_text("{}\n")
     ledger = Ledger(volume)
     ledger.state.claude_session_id = SESSION
-    ledger.write(b"", ledger.encoded_state())
+    ledger.write([], ledger.encoded_state())
 
 
 def request(text: str) -> ChatRequest:
@@ -103,8 +104,31 @@ def request(text: str) -> ChatRequest:
 
 
 def new_turn() -> Turn:
-    writer = ChunkWriter("chatcmpl-1", 1, "claude-code")
-    return Turn(Translator(writer, tool_activity="off", include_usage=False), Outbox())
+    return Turn(Translator(tool_activity="off"), "claude-code", 1)
+
+
+def reader_of(turn: Turn) -> Reader:
+    """A client that reads the turn as a stream."""
+    return Reader(turn, lambda head: ChatWriter(head, include_usage=False), 60)
+
+
+@dataclass
+class Asked:
+    """A request of a client that reads its answer."""
+
+    turn: Turn
+    reader: Reader
+
+    async def ended(self) -> None:
+        """Until its answer has ended. Raises ApiError when it failed."""
+        await self.turn.when_closed()
+        await self.reader.turn.when_closed()
+        if self.reader.turn.error:
+            raise self.reader.turn.error
+
+    def leave(self) -> None:
+        """The client goes."""
+        self.reader.leave()
 
 
 @dataclass
@@ -116,18 +140,23 @@ class Worker:
     status: Status
     conversation: Conversation
 
-    def begin(self, text: str) -> tuple[asyncio.Task[None], Turn]:
+    def begin(self, text: str, hints: Hints = Hints(), keys: Sequence[str] = ()) -> Asked:  # noqa: B008 - it is frozen
         """Start a turn."""
         turn = new_turn()
-        return asyncio.create_task(self.conversation.run(request(text), turn, client_session=False)), turn
+        asked = Asked(turn, reader_of(turn))
+        self.conversation.submit(request(text), turn, hints, list(keys))
+        return asked
 
     async def ask(self, text: str) -> str:
         """One turn from its request to its end: the answer's text. Raises ApiError."""
-        running, turn = self.begin(text)
-        await running
-        if turn.outbox.error:
-            raise turn.outbox.error
-        return turn.translator.text
+        asked = self.begin(text)
+        try:
+            await asked.ended()
+            self.conversation.delivered(asked.reader.turn)
+        finally:
+            asked.leave()
+            await asyncio.wait(self.conversation._tasks or [asyncio.create_task(asyncio.sleep(0))])
+        return asked.reader.turn.translator.text
 
     async def refusal(self, text: str) -> ApiError:
         """The error that a turn ends with."""

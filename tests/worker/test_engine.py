@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from claude_worker.openai.errors import NOT_STARTED
+from claude_worker.openai.errors import NOT_STARTED, ApiError
 from worker.fake import Worker
 
 
@@ -109,14 +109,12 @@ async def test_an_answer_and_a_cancellation_at_the_same_time_are_a_cancellation(
 @pytest.mark.parametrize("steps", range(5))
 async def test_a_client_that_leaves_as_its_turn_ends_has_left(fresh: Worker, steps: int) -> None:
     """However far the news of the end has come."""
-    running, turn = fresh.begin("hang")
-    await turn.outbox.take()
-    turn.outbox.close()
+    asked = fresh.begin("hang")
+    await asked.reader.outbox.take()
+    asked.turn.abandon()
     for _ in range(steps):
         await asyncio.sleep(0)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
+    asked.leave()
     await fresh.until(busy=False)
 
 
@@ -139,11 +137,13 @@ async def test_a_refused_key_is_told_until_a_turn_succeeds(fresh: Worker, how: s
 
 async def test_it_is_busy_while_its_cli_is_set_up(resumed: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_CLI", "mute")
-    running, _ = resumed.begin("hello")
+    await resumed.conversation.engine.boot()
+    asked = resumed.begin("hello")
     await resumed.until(busy=True, queued=0)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
+    asked.leave()
+    process = resumed.conversation.engine.process
+    assert process is not None
+    process.kill()
     await resumed.until(busy=False)
 
 
@@ -151,41 +151,40 @@ async def test_a_drain_ends_the_wait_for_a_cli_that_does_not_come_up(
     resumed: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_CLI", "mute")
-    running, _ = resumed.begin("hello")
+    asked = resumed.begin("hello")
     await resumed.until(busy=True, queued=0)
     async with asyncio.timeout(4):
         await resumed.conversation.drain(force=True, grace=0.01)
     with pytest.raises(Exception, match="could not be started"):
-        await running
+        await asked.ended()
     assert resumed.status.view()["phase"] == "drained"
 
 
 async def test_a_turn_that_is_being_set_up_still_runs_within_the_grace(fresh: Worker) -> None:
     await fresh.conversation.engine.boot()
-    running, turn = fresh.begin("hello")
+    asked = fresh.begin("hello")
     await fresh.until(busy=True)
     async with asyncio.timeout(10):
         await fresh.conversation.drain(force=True, grace=60)
-    await running
-    assert turn.outbox.error is None
+    await asked.ended()
     assert (fresh.status.view()["turns"], fresh.status.view()["phase"]) == (1, "drained")
 
 
 async def test_a_turn_does_not_begin_once_the_grace_is_over(fresh: Worker) -> None:
     await fresh.conversation.engine.boot()
-    running, _ = fresh.begin("hang")
+    asked = fresh.begin("hang")
     await fresh.until(busy=True)
     async with asyncio.timeout(10):
         await fresh.conversation.drain(force=True, grace=0)
     with pytest.raises(Exception, match=r"shutting down|could not be started"):
-        await running
+        await asked.ended()
     assert (fresh.status.view()["turns"], fresh.status.view()["phase"]) == (0, "drained")
 
 
 async def test_a_turn_that_outlasts_the_grace_is_interrupted(fresh: Worker) -> None:
-    running, turn = fresh.begin("hang")
-    await turn.outbox.take()
+    asked = fresh.begin("hang")
+    await asked.reader.outbox.take()
     await fresh.conversation.drain(force=True, grace=0.01)
-    await running
-    assert turn.outbox.error is not None
-    assert (turn.outbox.error.status, turn.outbox.error.code) == (503, "worker_stopped")
+    with pytest.raises(ApiError) as ended:
+        await asked.ended()
+    assert (ended.value.status, ended.value.code) == (503, "worker_stopped")

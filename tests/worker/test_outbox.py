@@ -20,7 +20,6 @@ async def test_what_was_put_between_two_takes_leaves_together() -> None:
     assert await outbox.take() == b"c"
     assert await outbox.take() == b""
     assert outbox.error is not None
-    await outbox.when_closed()
 
 
 async def test_only_the_first_end_counts() -> None:

@@ -39,6 +39,16 @@ from claude_worker.openai.request import parse
         (b'{"messages":[{"role":"user","content":"a"}],"stream":"yes"}', "invalid_type", "stream"),
         (b'{"messages":[{"role":"user","content":"a"}],"model":7}', "invalid_type", "model"),
         (b'{"messages":[{"role":"user","content":"a"}],"n":2}', "unsupported_value", "n"),
+        (b'{"messages":[{"role":"user","content":"a"}],"stop":3}', "invalid_type", "stop"),
+        (b'{"messages":[{"role":"user","content":"a"}],"tools":{}}', "invalid_type", "tools"),
+        (b'{"messages":[{"role":"user","content":"a"}],"temperature":"hot"}', "invalid_type", "temperature"),
+        (b'{"messages":[{"role":"user","content":"a"}],"novel":1,"stream":"yes"}', "invalid_type", "stream"),
+        (b'{"messages":[{"role":"user","content":"a"}],"novel":1,"novel', "invalid_json", None),
+        (b'{"messages":[{"role":"user","content":"a"}],"function_call":false}', "unsupported_parameter",
+         "function_call"),
+        (b'{"messages":[{"role":"user","content":"a"}],"functions":[]}', "unsupported_parameter", "functions"),
+        (b'{"messages":[{"role":"user","content":"a"}],"response_format":{}}', "missing_required_parameter",
+         "response_format.type"),
     ],
 )  # fmt: skip
 def test_bad_requests(body: bytes, code: str, param: str | None) -> None:
@@ -53,6 +63,19 @@ def test_bad_requests(body: bytes, code: str, param: str | None) -> None:
 def test_unknown_fields_are_accepted() -> None:
     body = {"messages": [{"role": "user", "content": "a", "cache_control": {"type": "ephemeral"}}], "novel": {"x": 1}}
     assert parse(json.dumps(body).encode()).messages[0].text() == "a"
+
+
+def test_what_is_refused_may_be_sent_as_null_or_off() -> None:
+    off = {"functions": None, "function_call": None, "audio": None, "moderation": None, "logprobs": False,
+           "top_logprobs": 0, "modalities": ["text"], "n": None, "response_format": None}  # fmt: skip
+    request = parse(json.dumps({"messages": [{"role": "user", "content": "a"}], **off}).encode())
+    assert request.unknown == ()
+
+
+def test_tools_are_taken_in_any_form_until_somebody_asks_for_them() -> None:
+    request = parse(b'{"messages":[{"role":"user","content":"a"}],"tools":[{"name":"x"}],"tool_choice":"any"}')
+    with pytest.raises(ApiError, match=r"tools\[0\].type"):
+        request.client_tools()
 
 
 @given(st.binary(max_size=200))

@@ -1,133 +1,148 @@
-"""From the CLI's frames to OpenAI chunks, without a process."""
+"""From the CLI's frames to an answer's events, without a process."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
-from claude_worker import frames
-from claude_worker.openai.chunks import ChunkWriter
-from claude_worker.translate import Translator, describe_call
+from claude_worker.events import Begin, End, Text, UsageView
+from claude_worker.translate import Translator
+from worker.cli_frames import assistant, begin, event, feed, reasoning, result, stop, text, texts, use
 
 
 def translator(**options: Any) -> Translator:
-    chosen: dict[str, Any] = {"tool_activity": "reasoning", "include_usage": False} | options
-    return Translator(ChunkWriter("chatcmpl-1", 1, "claude-code"), **chosen)
+    return Translator(**{"tool_activity": "reasoning"} | options)
 
 
-def feed(t: Translator, *lines: dict[str, Any]) -> list[dict[str, Any]]:
-    """The chunks that the lines give, decoded."""
-    data = b"".join(t.feed(frames.decode(json.dumps(line).encode())) for line in lines).decode()
-    return [json.loads(part[6:]) for part in data.split("\n\n") if part and part != "data: [DONE]"]
-
-
-def event(kind: str, parent: str | None = None, **fields: Any) -> dict[str, Any]:
-    return {"type": "stream_event", "parent_tool_use_id": parent, "event": {"type": kind, "index": 0, **fields}}
-
-
-def text(said: str, **fields: Any) -> dict[str, Any]:
-    return event("content_block_delta", delta={"type": "text_delta", "text": said}, **fields)
-
-
-def result(**fields: Any) -> dict[str, Any]:
-    return {"type": "result", "subtype": "success", "is_error": False, "stop_reason": "end_turn", "result": "x",
-            "total_cost_usd": 0.5, "session_id": "s",
-            "usage": {"input_tokens": 10, "cache_read_input_tokens": 20, "cache_creation_input_tokens": 3,
-                      "output_tokens": 7}} | fields  # fmt: skip
-
-
-def deltas(chunks: list[dict[str, Any]], name: str) -> str:
-    return "".join(c["choices"][0]["delta"].get(name, "") for c in chunks if c["choices"])
-
-
-def test_the_role_comes_once_even_when_a_turn_has_several_messages() -> None:
-    chunks = feed(translator(), event("message_start"), text("a"), event("message_start"), text("b"), result())
-    assert [c["choices"][0]["delta"].get("role") for c in chunks].count("assistant") == 1
-    assert [c["choices"][0]["finish_reason"] for c in chunks][-1] == "stop"
+def test_the_answer_begins_once_even_when_a_turn_has_several_messages() -> None:
+    events = feed(translator(), begin(), text("a"), begin("msg_2"), text("b"), result())
+    assert events == [Begin(), Text("a"), Text("b"), End("stop", UsageView(33, 7, 20, 3), 0.5, "s")]
 
 
 def test_texts_around_a_tool_call_are_paragraphs() -> None:
     start = event("content_block_start", content_block={"type": "text", "text": ""})
-    chunks = feed(translator(), event("message_start"), start, text("a"), start, text("b"))
-    assert deltas(chunks, "content") == "a\n\nb"
+    t = translator()
+    feed(t, begin(), start, text("a"), start, text("b"))
+    assert t.text == "a\n\nb"
 
 
 def test_subagents_show_their_tools_but_not_their_text() -> None:
-    use = event("content_block_start", "toolu_1", content_block={"type": "tool_use", "name": "Read", "id": "t"})
-    given = event(
-        "content_block_delta", "toolu_1", delta={"type": "input_json_delta", "partial_json": '{"file_path": "/a"}'}
+    events = feed(
+        translator(),
+        text("secret musings", parent="toolu_1"),
+        *use("Read", '{"file_pa', 'th": "/a"}', parent="toolu_1"),
     )
-    inner = event("content_block_delta", "toolu_1", delta={"type": "text_delta", "text": "secret musings"})
-    chunks = feed(translator(), inner, use, given, event("content_block_stop", "toolu_1"))
-    assert deltas(chunks, "reasoning_content") == "\n> Read: /a\n"
-    assert deltas(chunks, "content") == ""
+    assert reasoning(events) == "\n> Read: /a\n"
+    assert texts(events) == ""
+
+
+@pytest.mark.parametrize(("how", "shown"), [("off", ("", "")), ("text", ("\n> Read\n", "")),
+                                            ("reasoning", ("", "\n> Read\n"))])  # fmt: skip
+def test_the_tools_work_is_shown_as_the_pool_wants_it(how: str, shown: tuple[str, str]) -> None:
+    events = feed(translator(tool_activity=how), *use("Read", "{}"))
+    assert (texts(events), reasoning(events)) == shown
 
 
 def test_failed_tools_say_so() -> None:
-    failed = [{"type": "tool_result", "is_error": True, "content": "no such file"}]
-    chunks = feed(translator(), {"type": "user", "message": {"role": "user", "content": failed}})
-    assert deltas(chunks, "reasoning_content") == "\n> failed: no such file\n"
-
-
-def test_usage_counts_cached_tokens_in_the_prompt() -> None:
-    chunks = feed(translator(include_usage=True), text("a"), result())
-    assert chunks[-1]["choices"] == []
-    usage = chunks[-1]["usage"]
-    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (33, 7, 40)
-    assert usage["prompt_tokens_details"] == {"cached_tokens": 20, "cache_write_tokens": 3}
+    failed = [{"type": "tool_result", "is_error": True, "content": "no such file", "tool_use_id": "t"}]
+    events = feed(translator(), {"type": "user", "message": {"role": "user", "content": failed}})
+    assert reasoning(events) == "\n> failed: no such file\n"
 
 
 @pytest.mark.parametrize(("before", "total", "cost"), [(0.0, 0.5, 0.5), (0.4, 0.5, 0.1), (2.0, 0.5, 0.5)])
 def test_the_clis_cumulative_cost_becomes_the_turns(before: float, total: float, cost: float) -> None:
     t = translator()
     t.cost_before = before
-    chunks = feed(t, text("a"), result(total_cost_usd=total))
-    assert chunks[-1]["x_claude"]["cost_usd"] == pytest.approx(cost)
+    end = feed(t, text("a"), result(total_cost_usd=total))[-1]
+    assert isinstance(end, End)
+    assert [end.cost_usd, t.cost_usd, t.cost_total] == pytest.approx([cost, cost, total])
 
 
 @pytest.mark.parametrize(
-    ("stop", "finish"), [("end_turn", "stop"), ("max_tokens", "length"), ("refusal", "content_filter")]
+    ("reason", "finish"), [("end_turn", "stop"), ("max_tokens", "length"), ("refusal", "content_filter")]
 )
-def test_finish_reasons(stop: str, finish: str) -> None:
-    assert feed(translator(), text("a"), result(stop_reason=stop))[-1]["choices"][0]["finish_reason"] == finish
-
-
-def test_an_answer_that_was_never_streamed_is_taken_from_the_assistant_frame() -> None:
-    """The CLI falls back to a request without streaming when streams keep breaking."""
-    start = event("message_start") | {}
-    start["event"]["message"] = {"id": "msg_1"}
-    streamed = {
-        "type": "assistant",
-        "uuid": "u1",
-        "message": {"id": "msg_1", "content": [{"type": "text", "text": "a"}]},
-    }
-    whole = {"type": "assistant", "uuid": "u2", "message": {"id": "msg_2", "content": [{"type": "text", "text": "b"}]}}
+def test_finish_reasons(reason: str, finish: str) -> None:
     t = translator()
-    assert deltas(feed(t, start, text("a"), streamed, whole), "content") == "a\n\nb"
-    assert t.last_uuid == "u2"
+    end = feed(t, text("a"), result(stop_reason=reason))[-1]
+    assert isinstance(end, End)
+    assert (end.reason, t.finish_reason) == (finish, finish)
 
 
-def test_an_error_result_gives_no_finish() -> None:
+def test_an_answer_that_was_never_streamed_is_taken_from_the_assistant_frames() -> None:
+    """The CLI falls back to a request without streaming when streams keep breaking."""
+    t = translator()
+    said = {"type": "text", "text": "b"}
+    read = {"type": "tool_use", "name": "Read", "id": "toolu_1", "input": {"file_path": "/a"}}
+    events = feed(
+        t,
+        begin(),
+        text("a"),
+        assistant({"type": "text", "text": "a"}),
+        assistant(said, message="msg_2", uuid="u2"),
+        assistant(read, message="msg_2", uuid="u3"),
+    )
+    assert (t.text, reasoning(events), t.last_uuid) == ("a\n\nb", "\n> Read: /a\n", "u3")
+
+
+def test_what_the_cli_says_itself_in_the_models_place_is_not_shown() -> None:
+    assert feed(translator(), assistant({"type": "text", "text": "API Error"}, model="<synthetic>")) == []
+
+
+def test_an_answer_that_only_the_result_tells_is_shown() -> None:
+    assert texts(feed(translator(), result(result="from a command"))) == "from a command"
+
+
+def test_an_error_result_gives_no_end() -> None:
     t = translator()
     assert feed(t, text("half"), result(is_error=True, api_error_status=529, result="overloaded"))[2:] == []
     assert t.error is not None
-    assert (t.error.status, t.error.code) == (503, "model_overloaded")
-    assert t.finished
+    assert (t.error.status, t.error.code, t.finished) == (503, "model_overloaded", True)
 
 
-def test_an_interrupted_turn_is_aborted_not_failed() -> None:
+@pytest.mark.parametrize(("fields", "code"), [({"subtype": "error_max_turns"}, "max_turns"),
+                                              ({"result": None, "errors": ["e"]}, "model_error")])  # fmt: skip
+def test_other_failures(fields: dict[str, Any], code: str) -> None:
     t = translator()
-    feed(t, result(is_error=True, subtype="error_during_execution", terminal_reason="aborted_tools"))
-    assert (t.aborted, t.error) == (True, None)
+    feed(t, result(is_error=True, **fields))
+    assert t.error is not None
+    assert t.error.code == code
+
+
+def test_an_interrupted_turn_is_aborted_not_failed_and_counts_what_was_streamed() -> None:
+    t = translator()
+    interrupted = result(
+        is_error=True, subtype="error_during_execution", terminal_reason="aborted_tools", usage={"input_tokens": 0}
+    )
+    events = feed(t, begin(prompt=9), text("a"), *stop("end_turn", output=4), interrupted)
+    assert events == [Begin(), Text("a")]
+    assert (t.aborted, t.error, t.usage, t.cost_usd) == (True, None, UsageView(9, 4), 0.5)
+
+
+# -- structured output -------------------------------------------------------------------------------------------
+
+
+def test_of_a_structured_answer_only_the_object_is_text() -> None:
+    t = translator(tool_activity="text", structured=True)
+    given = use("StructuredOutput", '{"a": 1}')
+    events = feed(t, begin(), text("Let me think"), *use("Read", "{}"), *given, result(structured_output={"a": [1]}))
+    assert (texts(events), t.text, reasoning(events)) == ('{"a": [1]}', '{"a": [1]}', "\n> Read\n")
+    assert isinstance(events[-1], End)
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "line"),
-    [("Bash", '{"command": "ls\\n-l", "description": "d"}', "Bash: ls -l"), ("Read", '{"file_path": "/a"}', "Read: /a"),
-     ("Odd", "{}", "Odd"), ("Torn", '{"comm', "Torn"), ("List", "[1]", "List")],
-)  # fmt: skip
-def test_tool_calls_are_told_in_one_line(name: str, given: str, line: str) -> None:
-    assert describe_call(name, given) == line
-    assert len(describe_call("Bash", json.dumps({"command": "x" * 999}))) == 200
+    "fields",
+    [{}, {"structured_output": None}, {"is_error": True, "subtype": "error_max_structured_output_retries"}],
+)
+def test_an_answer_without_the_wanted_object_is_an_error(fields: dict[str, Any]) -> None:
+    t = translator(structured=True)
+    assert feed(t, begin(), text("no"), result(**fields)) == [Begin()]
+    assert t.error is not None
+    assert (t.error.status, t.error.code) == (422, "response_format_not_met")
+
+
+def test_a_failure_of_the_model_is_no_fault_of_the_format() -> None:
+    t = translator(structured=True)
+    feed(t, result(is_error=True, api_error_status=429))
+    assert t.error is not None
+    assert t.error.status == 429

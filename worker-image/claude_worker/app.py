@@ -6,12 +6,13 @@ import asyncio
 import json
 import logging
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from dataclasses import dataclass
 from typing import cast
+from urllib.parse import unquote
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -20,24 +21,39 @@ from starlette.types import Receive, Scope, Send
 
 from claude_worker import metrics
 from claude_worker.conversation import Conversation
+from claude_worker.dialect import DIALECTS, Dialect
+from claude_worker.events import End
+from claude_worker.files import file_routes
 from claude_worker.guard import Guard
+from claude_worker.history import Hints
 from claude_worker.ledger import Ledger
-from claude_worker.openai.chunks import ChunkWriter
 from claude_worker.openai.errors import ApiError
-from claude_worker.openai.request import ChatRequest, parse
-from claude_worker.outbox import Outbox
+from claude_worker.openai.request import ChatRequest
 from claude_worker.settings import WorkerSettings
 from claude_worker.status import Status
 from claude_worker.transcript import messages
 from claude_worker.translate import Translator
-from claude_worker.turn import Turn
+from claude_worker.turn import Reader, Turn
 
 log = logging.getLogger(__name__)
 
 CLIENT_SESSION = "x-claude-client-session"
 """Set by the router when the conversation id came from a client's own session header."""
 
-_SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+_KEY_MAX = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A request, as it goes to the conversation. `keepalive` (seconds) only for a stream."""
+
+    dialect: Dialect
+    request: ChatRequest
+    turn: Turn
+    hints: Hints
+    keys: list[str]
+    ignored: list[str]
+    keepalive: float | None
 
 
 class TurnResponse(Response):
@@ -46,86 +62,110 @@ class TurnResponse(Response):
     Status and headers leave with the first bytes: a turn that fails before those fails with a real status.
     """
 
-    def __init__(self, conversation: Conversation, request: ChatRequest, keepalive: float, tools: str, client: bool):
+    def __init__(self, conversation: Conversation, asked: Asking) -> None:
         self._conversation = conversation
-        self._request = request
-        self._keepalive = keepalive
-        self._tools = tools
-        self._client_session = client
+        self._asked = asked
         self._begun = False
         self._gone = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = self._request
-        outbox = Outbox(self._keepalive if request.stream else None)
-        writer = ChunkWriter(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), request.model)
-        translator = Translator(writer, tool_activity=self._tools, include_usage=request.include_usage)
-        turn = Turn(translator, outbox)
-        running = asyncio.create_task(self._run(turn))
-        leaving = asyncio.create_task(self._watch(receive, outbox))
+        asked, request = self._asked, self._asked.request
+        reader = Reader(asked.turn, lambda head: asked.dialect.writer(head, request), asked.keepalive)
+        leaving = asyncio.create_task(self._watch(receive, reader))
         try:
+            self._conversation.submit(request, asked.turn, asked.hints, asked.keys)
             if request.stream:
-                await self._stream(outbox, send)
+                await self._stream(reader, send)
             else:
-                await self._whole(turn, send)
+                await self._whole(reader, send)
+            if not self._gone and reader.outbox.error is None:
+                self._conversation.delivered(reader.turn)
+        except ApiError as error:
+            await self._fail(error, send)
         finally:
             leaving.cancel()
-            # Cancelling is what interrupts a turn whose client has left; after its end it changes nothing.
-            running.cancel()
-            with suppress(asyncio.CancelledError):
-                await running
+            reader.leave()
 
-    async def _run(self, turn: Turn) -> None:
-        try:
-            await self._conversation.run(self._request, turn, client_session=self._client_session)
-        except ApiError as error:
-            turn.outbox.close(error)
-        except Exception:
-            log.exception("a turn failed")
-            turn.outbox.close(ApiError(500, "The worker failed; its log says why.", code="internal_error"))
-
-    async def _watch(self, receive: Receive, outbox: Outbox) -> None:
+    async def _watch(self, receive: Receive, reader: Reader) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         self._gone = True
-        outbox.close()
+        reader.outbox.close()
 
-    async def _stream(self, outbox: Outbox, send: Send) -> None:
-        while data := await outbox.take():
+    def _headers_of(self, turn: Turn, content_type: bytes) -> list[tuple[bytes, bytes]]:
+        headers = [(b"content-type", content_type), (b"cache-control", b"no-cache")]
+        if turn.history:
+            headers.append((b"x-claude-history", turn.history.encode()))
+        if ignored := [*self._asked.ignored, *turn.ignored]:
+            headers.append((b"x-claude-ignored", ", ".join(ignored).encode("latin-1", "replace")))
+        return headers
+
+    async def _begin(self, turn: Turn, send: Send) -> None:
+        if not self._begun:
+            self._begun = True
+            headers = self._headers_of(turn, b"text/event-stream; charset=utf-8")
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def _stream(self, reader: Reader, send: Send) -> None:
+        while data := await reader.outbox.take():
             if self._gone:
                 return
-            if not self._begun:
-                self._begun = True
-                await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
+            await self._begin(reader.turn, send)
             await send({"type": "http.response.body", "body": data, "more_body": True})
         if self._gone:
             return
-        if outbox.error and not self._begun:
-            await send_error(outbox.error, send)
+        error = reader.outbox.error
+        if error and not self._begun:
+            await self._fail(error, send)
             return
-        if not self._begun:
-            await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
-        await send({"type": "http.response.body", "body": outbox.error.frames() if outbox.error else b""})
+        await self._begin(reader.turn, send)
+        await send({"type": "http.response.body", "body": reader.writer.failed(error) if error else b""})
 
-    async def _whole(self, turn: Turn, send: Send) -> None:
-        while await turn.outbox.take():
+    async def _whole(self, reader: Reader, send: Send) -> None:
+        while await reader.outbox.take():
             pass
+        turn = reader.turn
         if self._gone:
             return
-        if turn.outbox.error:
-            await send_error(turn.outbox.error, send)
+        if reader.outbox.error:
+            await self._fail(reader.outbox.error, send)
             return
-        headers = [(b"content-type", b"application/json")]
+        headers = self._headers_of(turn, b"application/json")
+        end = turn.events[-1] if turn.events else None
+        if isinstance(end, End) and end.tip:
+            headers.append((b"x-claude-tip", end.tip.encode()))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": turn.translator.whole()})
+        await send({"type": "http.response.body", "body": reader.writer.whole(turn.events)})
+
+    async def _fail(self, error: ApiError, send: Send) -> None:
+        if not self._gone:
+            await send_error(error, self._asked.dialect.error(error), send)
 
 
-async def send_error(error: ApiError, send: Send) -> None:
+def hints_of(headers: Headers) -> Hints:
+    """What the request's headers tell about it."""
+    retries = headers.get("x-stainless-retry-count", "0")
+    sends = headers.get("x-claude-history", "")
+    return Hints(
+        client_session=CLIENT_SESSION in headers,
+        retry=retries.isdigit() and int(retries) > 0,
+        sends="full" if sends == "full" else "last" if sends == "last" else "",
+    )
+
+
+def keys_of(headers: Headers) -> list[str]:
+    """The names by which a repetition of this request is known: the client's own, and the router's."""
+    named = headers.get("idempotency-key", "")
+    router = headers.get("x-claude-request", "")
+    return ([f"client:{named[:_KEY_MAX]}"] if named else []) + ([f"router:{router[:_KEY_MAX]}"] if router else [])
+
+
+async def send_error(error: ApiError, body: bytes, send: Send) -> None:
     """Answer with an error object."""
     headers = [(k.encode(), v.encode()) for k, v in error.headers.items()]
     headers.append((b"content-type", b"application/json"))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": error.body()})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -155,11 +195,12 @@ class WorkerApp:
     def asgi(self) -> Starlette:
         """The ASGI application."""
         guarded: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
-            ("POST", "/v1/chat/completions", self.chat),
+            *(("POST", dialect.path, self.turn(dialect)) for dialect in DIALECTS),
             ("GET", "/status", self.status),
             ("POST", "/drain", self.drain),
             ("GET", "/transcript", self.transcript),
             ("GET", "/metrics", self.metrics),
+            *file_routes(self._settings, self._status, self._conversation),
         ]
         routes = [Route(path, self._guarded(endpoint), methods=[method]) for method, path, endpoint in guarded]
         routes += [Route("/healthz", self.health), Route("/readyz", self.ready)]
@@ -173,15 +214,34 @@ class WorkerApp:
 
         return guarded
 
-    async def chat(self, request: Request) -> Response:
-        """`POST /v1/chat/completions`."""
-        parsed = parse(await read_body(request, self._settings.max_body_bytes))
-        return TurnResponse(
-            self._conversation,
-            parsed,
-            self._settings.keepalive,
-            self._settings.tool_activity,
-            CLIENT_SESSION in request.headers,
+    def turn(self, dialect: Dialect) -> Callable[[Request], Awaitable[Response]]:
+        """The endpoint of one API."""
+
+        async def answer(request: Request) -> Response:
+            try:
+                body = await read_body(request, self._settings.max_body_bytes)
+                parsed = dialect.parse(body)
+                return TurnResponse(self._conversation, self._asking(dialect, parsed, request.headers))
+            except ApiError as error:
+                return Response(
+                    dialect.error(error), error.status, headers=error.headers, media_type="application/json"
+                )
+
+        return answer
+
+    def _asking(self, dialect: Dialect, request: ChatRequest, headers: Headers) -> Asking:
+        settings = self._settings
+        model = settings.resolve(request.model)
+        translator = Translator(tool_activity=settings.tool_activity, structured=request.schema() is not None)
+        conversation = unquote(headers.get("x-claude-conversation", ""), errors="surrogatepass")
+        return Asking(
+            dialect,
+            request,
+            Turn(translator, request.model, int(time.time()), conversation),
+            hints_of(headers),
+            keys_of(headers),
+            dialect.ignored(request, own_tools_only=model is None or model.tools == "own"),
+            settings.keepalive if request.stream else None,
         )
 
     async def status(self, request: Request) -> Response:

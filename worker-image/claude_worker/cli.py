@@ -19,6 +19,10 @@ _STREAMS = ("-p", "--input-format", "stream-json", "--output-format", "stream-js
 # A parent Claude Code session's own marks: inherited, they would tie the worker's CLI to that session.
 _PARENT_MARKS = ("CLAUDECODE", "CLAUDE_CODE_SESSION_ID", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT")
 
+_TOOL_TIMEOUT_MS = 100_000_000
+"""The CLI's own default."""
+_PARK_MARGIN_MS = 60_000
+
 
 def find_cli(environ: Mapping[str, str] = os.environ) -> str:
     """Path of the CLI: `CLAUDE_CLI`, else the binary inside the `claude-agent-sdk` wheel, else `claude` on the PATH.
@@ -48,20 +52,53 @@ def bundled_version() -> str:
     return ""
 
 
-def session_arguments(settings: WorkerSettings, session_id: str, *, resume: bool, model: str = "") -> list[str]:
-    """Arguments for the conversation's own process. `session_id` is a UUID; `resume` continues its transcript."""
+def session_arguments(
+    settings: WorkerSettings,
+    session_id: str,
+    *,
+    resume: bool,
+    model: str = "",
+    resume_at: str = "",
+    fork_of: str = "",
+    own_tools: bool = True,
+    effort: str = "",
+) -> list[str]:
+    """Arguments for the conversation's own process. `session_id` is a UUID; `resume` continues its transcript.
+
+    `fork_of`: it begins instead as a copy of that session, up to and with its message `resume_at` if that is given.
+    Without `own_tools` the model has neither Claude Code's tools nor the pool's MCP servers, only what `initialize`
+    adds.
+    """
     chosen = model or settings.model
     return [
         *_STREAMS,
         "--include-partial-messages",
-        f"--resume={session_id}" if resume else f"--session-id={session_id}",
+        *_history(session_id, resume=resume, resume_at=resume_at, fork_of=fork_of),
         "--permission-mode",
         settings.permission_mode,
         # Nobody sits at this process: what would ask is refused instead of waiting for ever.
         "--permission-prompts",
         "none",
+        # What a client's tools do is done on its side, so no permission mode but the client's own is asked.
+        "--allowedTools=mcp__client",
+        *(_mcp_servers(settings) if own_tools else ["--tools", "", "--strict-mcp-config"]),
         *(["--model", chosen] if chosen else []),
+        *(["--effort", effort] if effort else []),
     ]
+
+
+def _history(session_id: str, *, resume: bool, resume_at: str, fork_of: str) -> list[str]:
+    at = [f"--resume-session-at={resume_at}"] if resume_at else []
+    if fork_of:
+        return [f"--resume={fork_of}", *at, "--fork-session", f"--session-id={session_id}"]
+    return [f"--resume={session_id}", *at] if resume else [f"--session-id={session_id}"]
+
+
+def _mcp_servers(settings: WorkerSettings) -> list[str]:
+    """The pool's servers. They come beside those that the workspace's own settings name."""
+    file = settings.seed / "mcp.json" if settings.seed else None
+    # With `=`: the flag takes several values, and would take the arguments after it as well.
+    return [f"--mcp-config={file}"] if file is not None and file.is_file() else []
 
 
 def aside_arguments(model: str) -> list[str]:
@@ -83,7 +120,21 @@ def environment(settings: WorkerSettings, environ: Mapping[str, str], config_dir
     env.setdefault("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
     env.setdefault("DISABLE_AUTOUPDATER", "1")
     env.setdefault("CLAUDE_CODE_MAX_RETRIES", str(settings.model_retries))
+    # Deferred, tools would be in no request until the model has searched for them: clients expect theirs to be there.
+    env.setdefault("ENABLE_TOOL_SEARCH", "false")
+    # Else the CLI cuts descriptions of tools at 4096 characters.
+    env.setdefault("CLAUDE_CODE_MAX_MCP_DESCRIPTION_LENGTH", "200000")
+    # A call that waits for the client is one call, not a task in the background.
+    env.setdefault("CLAUDE_CODE_MCP_AUTO_BACKGROUND_MS", "0")
+    env["MCP_TOOL_TIMEOUT"] = str(_tool_timeout(settings, environ))
     return env
+
+
+def _tool_timeout(settings: WorkerSettings, environ: Mapping[str, str]) -> int:
+    """Milliseconds that a call of an MCP tool may take: longer than a turn is parked, whatever the environment says."""
+    given = environ.get("MCP_TOOL_TIMEOUT", "")
+    wanted = int(given) if given.isascii() and given.isdigit() else _TOOL_TIMEOUT_MS
+    return max(wanted, round(settings.park_timeout * 1000) + _PARK_MARGIN_MS)
 
 
 def transcript_path(config_dir: Path, session_id: str) -> Path | None:

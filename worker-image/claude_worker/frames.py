@@ -22,21 +22,33 @@ class Delta(msgspec.Struct, frozen=True):
 
 
 class Block(msgspec.Struct, frozen=True):
-    """The block of a `content_block_start`."""
+    """The block of a `content_block_start` or of an `assistant` frame."""
 
     type: str
     name: str = ""
     id: str = ""
     text: str = ""
+    input: msgspec.Raw = msgspec.Raw(b"")
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Token counts of a message or a turn; `input_tokens` is without the cached ones."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    output_tokens_details: dict[str, Any] | None = None
 
 
 class MessageHead(msgspec.Struct, frozen=True):
     """The message of a `message_start`."""
 
     id: str = ""
+    usage: Usage | None = None
 
 
-class Event(msgspec.Struct, frozen=True):
+class StreamEvent(msgspec.Struct, frozen=True):
     """A Messages API stream event, as the CLI passes it on."""
 
     type: str
@@ -44,16 +56,7 @@ class Event(msgspec.Struct, frozen=True):
     message: MessageHead | None = None
     delta: Delta | None = None
     content_block: Block | None = None
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """Token counts of one turn; `input_tokens` is without the cached ones."""
-
-    input_tokens: int | None = 0
-    output_tokens: int | None = 0
-    cache_read_input_tokens: int | None = 0
-    cache_creation_input_tokens: int | None = 0
-    output_tokens_details: dict[str, Any] | None = None
+    usage: Usage | None = None
 
 
 class ControlResponse(msgspec.Struct, frozen=True):
@@ -74,7 +77,7 @@ class Frame(msgspec.Struct, frozen=True):
     session_id: str | None = None
     parent_tool_use_id: str | None = None
     # stream_event
-    event: Event | None = None
+    event: StreamEvent | None = None
     # assistant, user
     message: msgspec.Raw = msgspec.Raw(b"")
     # system
@@ -100,6 +103,7 @@ class Frame(msgspec.Struct, frozen=True):
     origin: dict[str, Any] | None = None
     total_cost_usd: float | None = None
     usage: Usage | None = None
+    structured_output: msgspec.Raw = msgspec.Raw(b"")
 
 
 _decoder = msgspec.json.Decoder(Frame)
@@ -111,6 +115,7 @@ class ToolResult(msgspec.Struct, frozen=True):
     type: str
     is_error: bool | None = False
     content: Any = None
+    tool_use_id: str = ""
 
 
 class AssistantMessage(msgspec.Struct, frozen=True):
@@ -119,6 +124,7 @@ class AssistantMessage(msgspec.Struct, frozen=True):
     id: str = ""
     model: str = ""
     content: list[Block] = []
+    usage: Usage | None = None
 
 
 _assistant_decoder = msgspec.json.Decoder(AssistantMessage)
@@ -144,26 +150,25 @@ def assistant_message(frame: Frame) -> AssistantMessage:
         return AssistantMessage()
 
 
-def tool_errors(frame: Frame) -> list[str]:
-    """The texts of failed tool results in a `user` frame."""
+def tool_results(frame: Frame) -> list[ToolResult]:
+    """The tool results in a `user` frame."""
     if not bytes(frame.message):
         return []
     try:
         content = _user_decoder.decode(frame.message).content
     except msgspec.DecodeError:
         return []
-    failed = [b for b in content if b.type == "tool_result" and b.is_error] if isinstance(content, list) else []
-    return [b.content if isinstance(b.content, str) else "failed" for b in failed]
+    return [b for b in content if b.type == "tool_result"] if isinstance(content, list) else []
 
 
-def user_message(content: list[dict[str, Any]], uuid: str) -> bytes:
+def user_message(content: list[dict[str, Any]], uuid: str, *, composed: bool = True) -> bytes:
     """A prompt. `content` is a list of Messages API blocks.
 
-    `client_composed` makes the CLI take the text as written: no `@path` expansion, no slash commands.
+    `composed` makes the CLI take the text as written: no `@path` expansion, no slash commands.
     """
     message = {"role": "user", "content": content}
     return _line({
-        "type": "user", "message": message, "uuid": uuid, "client_composed": True,
+        "type": "user", "message": message, "uuid": uuid, "client_composed": composed,
         "parent_tool_use_id": None, "session_id": "default",
     })  # fmt: skip
 
@@ -171,6 +176,12 @@ def user_message(content: list[dict[str, Any]], uuid: str) -> bytes:
 def control_request(request_id: str, request: dict[str, Any]) -> bytes:
     """A control request, such as `{"subtype": "interrupt"}`."""
     return _line({"type": "control_request", "request_id": request_id, "request": request})
+
+
+def mcp_answer(request_id: str | None, message: dict[str, Any]) -> bytes:
+    """The answer to a control request with an MCP message: the JSON-RPC response to it."""
+    body = {"subtype": "success", "request_id": request_id, "response": {"mcp_response": message}}
+    return _line({"type": "control_response", "response": body})
 
 
 def control_answer(frame: Frame) -> bytes:

@@ -2,57 +2,121 @@
 
 OpenAI clients send the whole history each time; Claude Code keeps its own. The laws:
 
-- what the CLI already has in its memory is never sent to it again;
-- what the user said last always is;
+- what the model is sent equals the history that the client sent;
+- no turn runs twice, and nothing is appended to the wrong branch;
+- a client that goes back to an earlier branch finds it again;
 - a client's side task (a title, a summary) never enters the conversation.
 
-Rules: `Continue` (known history, or none sent: only the new messages go to the CLI) and `Aside` (answered by a process
-of its own). A history that the ledger does not know, on a conversation without turns, is handed over once as context.
+A history is named by a hash that grows message by message (`extend`). A `Node` is a place in the CLI's memory that ends
+such a history, and from which it can go on: a client's history is walked along the nodes, and what follows the last one
+is new. A client that sends no history at all goes on where the conversation is.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
+import msgspec
+
+from claude_worker.openai.errors import ApiError, bad_request
 from claude_worker.openai.request import ChatRequest, Message
+from claude_worker.prefixes import EMPTY, cut_text, extend, step, tidy
 
 _SIDE_TASK = re.compile(
     r"\b(?:title|summar\w+|topic|name)\b[^.\n]{0,40}\bgenerat|\bgenerat\w*\b[^.\n]{0,60}\b(?:title|summar|topic)",
     re.IGNORECASE,
 )
 _SIDE_TASK_HEAD = 400
-EMPTY = "0" * 32
-"""The hash of no messages at all."""
+
+Kind = Literal["continued", "edited", "regenerated", "rewritten"]
+TurnState = Literal["running", "done", "interrupted", "failed", "lost"]
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A place in the CLI's memory: the message `uuid` of the Claude session `session` ends the history `prefix`.
+
+    `calls`: ids of the client's tools that the message calls; their results come next. `cut`: the text, normalised, of
+    an answer that was cut off, of which a client may have seen less.
+    """
+
+    prefix: str
+    session: str
+    uuid: str
+    calls: tuple[str, ...] = ()
+    cut: str = ""
+
+
+ROOT = Node(EMPTY, "", "")
+
+
+class Asked(msgspec.Struct):
+    """A turn: the history `prefix` that it answers, the node it began at, and what became of it.
+
+    `watched`: a client reads it now; `delivered`: one has read it to its end. `answer` is the history that it ended.
+    """
+
+    prefix: str
+    base: str
+    uuid: str
+    state: TurnState = "running"
+    watched: bool = False
+    delivered: bool = False
+    answer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
     """What a conversation's worker knows of it.
 
-    `prefixes` holds the hash of every message prefix in the CLI's memory, `tip` the latest; `established` tells that a
-    turn has been started, with `had_tools` and `system` as that first request had them.
+    `tip` is the history in the CLI's memory now, `clean` that it is exactly a node's; `full` that clients have sent
+    their history before. `cuts` are nodes with an answer that was cut off, by the history that it answered.
     """
 
-    prefixes: Container[str]
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+    asked: Mapping[str, Asked] = field(default_factory=dict)
+    cuts: Mapping[str, Node] = field(default_factory=dict)
+    last: Asked | None = None
     tip: str = EMPTY
+    clean: bool = True
+    full: bool = False
     established: bool = False
     had_tools: bool = False
     system: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Continue:
-    """Send `new` to the conversation; `context` is history that the CLI lacks and gets once, in front of it.
+class Hints:
+    """What the request's headers say: a client's own session id (it may run side tasks under it), an SDK's retry, and
+    whether the messages are the whole history or only the last of it ("": to be found out)."""
 
-    `base` is the hash of the prefix that `new` follows.
+    client_session: bool = False
+    retry: bool = False
+    sends: Literal["", "full", "last"] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A turn: at `base`, send `new`; `context` is history that no node holds, told once in front of it.
+
+    `asked` is the whole history that the turn answers; `exact` that the CLI's memory must end exactly at `base`.
     """
 
-    new: tuple[Message, ...]
+    kind: Kind
     base: str
+    new: tuple[Message, ...]
+    asked: str
     context: tuple[Message, ...] = ()
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """The same turn again: attach to it, or give its answer once more."""
+
+    turn: Asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,25 +127,10 @@ class Aside:
     messages: tuple[Message, ...]
 
 
-Rule = Continue | Aside
+Rule = Run | Repeat | Aside
 
 
-def normalise(message: Message) -> bytes:
-    """A message as it is hashed: role and text without white space, since clients trim and re-join what they echo.
-
-    Images count by their address or data.
-    """
-    images = [p.image_url.url for p in message.content if p.image_url] if isinstance(message.content, list) else []
-    text = "".join(message.text().split())
-    return "\x00".join([message.role, text, *images]).encode("utf-8", "surrogatepass")
-
-
-def extend(prefix: str, messages: Sequence[Message]) -> str:
-    """The hash of `prefix` followed by `messages`."""
-    for message in messages:
-        digest = hashlib.blake2b(normalise(message), key=bytes.fromhex(prefix), digest_size=16)
-        prefix = digest.hexdigest()
-    return prefix
+# -- the decision ------------------------------------------------------------------------------------------------------
 
 
 def is_side_task(request: ChatRequest) -> bool:
@@ -89,45 +138,124 @@ def is_side_task(request: ChatRequest) -> bool:
     return not request.tools and bool(_SIDE_TASK.search(request.system_text()[:_SIDE_TASK_HEAD]))
 
 
-def _known_length(turns: Sequence[Message], prefixes: Container[str]) -> int:
-    """How many of the first messages form the longest known prefix."""
+def has_history(turns: Sequence[Message]) -> bool:
+    """Whether the client sent more than its newest messages."""
+    return any(m.role in ("assistant", "tool") for m in turns)
+
+
+def classify(request: ChatRequest, known: Known, hints: Hints = Hints()) -> Rule:
+    """Decide what `request` means. Raises ApiError (400, 404) when its tool results or its `previous` fit nowhere."""
+    turns = tidy(request.turns())
+    if request.previous is not None:
+        return _run_at(_previous(request.previous, known), turns, [], known, hints)
+    length, chain = _walk(turns, known)
+    if not length and _is_aside(request, known, hints):
+        return Aside(request.system_text(), tuple(turns))
+    if not _sends_all(request, turns, known, hints):
+        return _continue(turns, known, hints)
+    new = turns[length:]
+    start = _trailing(new)
+    base = chain[length - 1] if length else EMPTY
+    # A message of an assistant that no node holds: the client has rewritten its history, or brings a foreign one.
+    return _run_at(base, new[start:], new[:start], known, hints)
+
+
+def _walk(turns: Sequence[Message], known: Known) -> tuple[int, list[str]]:
+    """How many of the first messages the longest known history has, and the hash after each message."""
     longest, current = 0, EMPTY
+    chain: list[str] = []
     for i, message in enumerate(turns, start=1):
-        current = extend(current, [message])
-        if current in prefixes:
+        before, current = current, step(current, message)
+        if message.role == "assistant" and current not in known.nodes and (cut := known.cuts.get(before)):
+            seen = cut_text(message.text())
+            if seen and not message.tool_calls and cut.cut.startswith(seen):
+                current = cut.prefix
+        if current in known.nodes:
             longest = i
-    return longest
+        chain.append(current)
+    return longest, chain
 
 
-def _trailing_user(turns: Sequence[Message]) -> int:
-    """Index of the first message after the last one that is not the user's."""
-    start = len(turns)
-    while start > 0 and turns[start - 1].role == "user":
+def _trailing(messages: Sequence[Message]) -> int:
+    """Index of the first message that is neither an assistant's nor followed by one, nor a result of its calls."""
+    start = _after_assistant(messages)
+    while 0 < start < len(messages) and messages[start].role == "tool":
+        start += 1
+    return start
+
+
+def _after_assistant(messages: Sequence[Message]) -> int:
+    start = len(messages)
+    while start > 0 and messages[start - 1].role != "assistant":
         start -= 1
     return start
 
 
-def classify(request: ChatRequest, known: Known, *, client_session: bool) -> Rule:
-    """Decide what `request` means.
-
-    `client_session`: the conversation id came from a client's own session header, so the client may run its side tasks
-    under the same id (opencode's title request does, at the same moment as the first turn).
-    """
-    turns = request.turns()
-    length = _known_length(turns, known.prefixes)
-    continues = 0 < length < len(turns)
-    if not continues and _is_aside(request, known, client_session=client_session):
-        return Aside(request.system_text(), tuple(turns))
-    start = max(length if continues else 0, _trailing_user(turns))
-    context = () if known.established else tuple(turns[:start])
-    base = extend(EMPTY, turns[:start]) if start else known.tip
-    return Continue(tuple(turns[start:]), base, context)
+def _sends_all(request: ChatRequest, turns: Sequence[Message], known: Known, hints: Hints) -> bool:
+    if hints.sends:
+        return hints.sends == "full"
+    agent = hints.client_session or bool(request.tools)
+    return has_history(turns) or known.full or (agent and known.established)
 
 
-def _is_aside(request: ChatRequest, known: Known, *, client_session: bool) -> bool:
+def _continue(turns: Sequence[Message], known: Known, hints: Hints) -> Rule:
+    new = turns[_after_assistant(turns) :]
+    last = known.last
+    if last is not None and extend(last.base, new) == last.prefix and _is_repeat(last, hints, unwatched=True):
+        return Repeat(last)
+    return Run("continued", known.tip, tuple(new), extend(known.tip, new), exact=False)
+
+
+def _run_at(base: str, new: Sequence[Message], context: Sequence[Message], known: Known, hints: Hints) -> Run | Repeat:
+    if not context:
+        _check_results(known.nodes.get(base, ROOT), new)
+    asked = extend(base, [*context, *new])
+    before = known.asked.get(asked)
+    if before is not None and _is_repeat(before, hints, unwatched=False):
+        return Repeat(before)
+    there = base == known.tip and known.clean
+    kind: Kind = "continued" if there or (base == EMPTY and not known.established) else "edited"
+    if context:
+        kind = "rewritten"
+    elif before is not None:
+        kind = "regenerated"
+    return Run(kind, base, tuple(new), asked, tuple(context))
+
+
+def _is_repeat(turn: Asked, hints: Hints, *, unwatched: bool) -> bool:
+    """Whether a request for the same turn means that turn. `unwatched`: not while another client still reads it."""
+    if turn.state == "running":
+        return hints.retry or not turn.watched or not unwatched
+    if turn.state == "lost":
+        return hints.retry
+    return turn.state == "done" and (hints.retry or not turn.delivered)
+
+
+def _check_results(node: Node, new: Sequence[Message]) -> None:
+    given = [m.tool_call_id or "" for m in new if m.role == "tool"]
+    unknown = [i for i in given if i not in node.calls]
+    if unknown:
+        raise bad_request(f"No call of a tool with the id {unknown[0]!r} waits for a result here.",
+                          code="unknown_tool_call_id", param="messages")  # fmt: skip
+    missing = [i for i in node.calls if i not in given]
+    if given and missing:
+        raise bad_request(f"The call {missing[0]!r} has no result: every call of the message needs one.",
+                          code="missing_tool_result", param="messages")  # fmt: skip
+
+
+def _previous(turn: str, known: Known) -> str:
+    """The history that the turn with this id ended."""
+    for asked in known.asked.values():
+        if asked.uuid.replace("-", "") == turn and asked.answer:
+            return asked.answer
+    raise ApiError(404, "The previous response is not known here (any more).", code="previous_response_not_found",
+                   param="previous_response_id")  # fmt: skip
+
+
+def _is_aside(request: ChatRequest, known: Known, hints: Hints) -> bool:
     if request.tools or not request.system_text():
         return False
     if known.established and known.had_tools:
         # The conversation's own client always sends its tools; this is another of its jobs.
         return request.system_text() != known.system
-    return client_session and is_side_task(request)
+    return hints.client_session and is_side_task(request)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from claude_worker.openai.chunks import KEEPALIVE
 from claude_worker.openai.errors import ApiError
 
 _FULL = 4 * 1024 * 1024
@@ -15,18 +14,18 @@ class Outbox:
     """What one client has yet to be sent, and how it ends.
 
     Everything put in between two takes leaves as one write. With `keepalive` seconds, silence of that length puts an
-    SSE comment in.
+    sign of life in (an SSE comment).
     """
 
-    def __init__(self, keepalive: float | None = None) -> None:
+    def __init__(self, keepalive: float | None = None, sign_of_life: bytes = b": keepalive\n\n") -> None:
         self._ready: list[bytes] = []
         self._size = 0
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._keepalive = keepalive
+        self._sign_of_life = sign_of_life
         self._last = self._loop.time()
         self._timer = self._loop.call_later(keepalive, self._tick) if keepalive else None
-        self._when_closed: asyncio.Future[None] = self._loop.create_future()
         self.closed = False
         self.error: ApiError | None = None
         self.on_emptied: Callable[[], None] | None = None
@@ -50,20 +49,14 @@ class Outbox:
             self.closed = True
             self.error = error
             self._wake.set()
-            if not self._when_closed.done():
-                self._when_closed.set_result(None)
             if self._timer:
                 self._timer.cancel()
-
-    async def when_closed(self) -> None:
-        """Until `close` was called."""
-        await asyncio.shield(self._when_closed)
 
     def _tick(self) -> None:
         assert self._keepalive is not None, "only set with a keepalive"
         due = self._last + self._keepalive
         if self._loop.time() >= due:
-            self.put(KEEPALIVE)
+            self.put(self._sign_of_life)
             due = self._last + self._keepalive
         self._timer = self._loop.call_at(due, self._tick)
 

@@ -43,7 +43,12 @@ def _die_with_parent() -> None:
 
 
 class ClaudeProcess(asyncio.SubprocessProtocol):
-    """A running CLI. `on_frames` gets every decoded frame of one read at once; `on_exit` is called once, at the end."""
+    """A running CLI.
+
+    `on_frames` gets the decoded frames of one read at once. `on_request` gets what the CLI asks, in order with the
+    frames, and returns the answer (None: it comes later); without it, all is refused. `on_exit` is called once, at the
+    end.
+    """
 
     managed: ClassVar[set[int]] = set()
     """Ids of the processes whose end is waited for here; see `orphans`."""
@@ -51,10 +56,14 @@ class ClaudeProcess(asyncio.SubprocessProtocol):
     """How many are being started, their ids not yet known."""
 
     def __init__(
-        self, on_frames: Callable[[list[Frame]], None], on_exit: Callable[[ClaudeProcess], None] | None = None
+        self,
+        on_frames: Callable[[list[Frame]], None],
+        on_exit: Callable[[ClaudeProcess], None] | None = None,
+        on_request: Callable[[Frame], bytes | None] | None = None,
     ) -> None:
         self._on_frames = on_frames
         self._on_exit = on_exit
+        self._on_request = on_request or frames.control_answer
         self._partial: list[bytes] = []
         self._stderr = b""
         self._pending: dict[str, asyncio.Future[dict[str, Any]]] = {}
@@ -74,13 +83,14 @@ class ClaudeProcess(asyncio.SubprocessProtocol):
         env: Mapping[str, str],
         on_frames: Callable[[list[Frame]], None],
         on_exit: Callable[[ClaudeProcess], None] | None = None,
+        on_request: Callable[[Frame], bytes | None] | None = None,
     ) -> ClaudeProcess:
         """Start `command`. Raises OSError when it cannot be executed."""
         loop = asyncio.get_running_loop()
         ClaudeProcess.spawning += 1
         try:
             _, protocol = await loop.subprocess_exec(
-                lambda: cls(on_frames, on_exit), *command, cwd=cwd, env=env, preexec_fn=_die_with_parent
+                lambda: cls(on_frames, on_exit, on_request), *command, cwd=cwd, env=env, preexec_fn=_die_with_parent
             )
         finally:
             ClaudeProcess.spawning -= 1
@@ -103,7 +113,20 @@ class ClaudeProcess(asyncio.SubprocessProtocol):
             return
         whole = b"".join([*self._partial, head])
         self._partial = [tail] if tail else []
-        received = [f for line in whole.split(b"\n") if line and (f := self._decode(line))]
+        received: list[Frame] = []
+        for line in whole.split(b"\n"):
+            frame = self._decode(line) if line else None
+            if frame is None:
+                continue
+            if frame.type != "control_request":
+                received.append(frame)
+                continue
+            # A tool's call comes after the frames that speak of it, for those who get both.
+            if received:
+                self._on_frames(received)
+                received = []
+            if answer := self._on_request(frame):
+                self.write(answer)
         if received:
             self._on_frames(received)
 
@@ -142,9 +165,6 @@ class ClaudeProcess(asyncio.SubprocessProtocol):
             return None
         if frame.type == "control_response" and frame.response:
             self._resolve(frame.response)
-            return None
-        if frame.type == "control_request":
-            self.write(frames.control_answer(frame))
             return None
         return frame
 

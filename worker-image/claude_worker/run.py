@@ -16,7 +16,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from claude_crds.settings import SettingsError
-from claude_worker import orphans
+from claude_worker import orphans, seed
 from claude_worker.cli import bundled_version
 from claude_worker.conversation import Conversation
 from claude_worker.guard import Guard, read_guard
@@ -59,7 +59,7 @@ class _Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         try:
-            await self._conversation.engine.boot()
+            await self._conversation.begin()
         except OSError as error:
             self._status.fail(f"Claude Code cannot be started: {error}")
         await self._serve(self._server())
@@ -108,10 +108,12 @@ def main() -> int:
         if not settings.volume_dir:
             raise SettingsError("VOLUME_DIR is not set: it must name the session's volume")
         guard = read_guard(settings)
+        configuration = seed.read(settings.seed)
         configure(settings.log_format)
         for folder in (settings.volume, settings.workspace, settings.config_dir):
             folder.mkdir(parents=True, exist_ok=True)
         with lock_volume(settings.volume):
+            seed.plant(configuration, settings.config_dir)
             orphans.become_subreaper()
             return _loop(settings, guard)
     except (SettingsError, VolumeError, OSError) as error:

@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from claude_crds.settings import Kind, boolean, choice, integer, load, mapping, milliseconds, setting, text
+from claude_crds import model_names
+from claude_crds.settings import MAX_PARK_MS, Kind, boolean, choice, integer, load, mapping, milliseconds, setting, text
 from claude_worker.openai.request import MAX_BODY_BYTES
 
-BASE_MODEL = "claude-code"
+BASE_MODEL = model_names.BASE_MODEL
 """The model name that stands for the CLI's own default (or MODEL)."""
+
+Model = model_names.Model
+"""What a requested model name means: `model` to the CLI, and whose `tools` (own, both, client) it has."""
 
 PERMISSION_MODES = ("bypassPermissions", "acceptEdits", "auto", "dontAsk", "manual", "plan")
 TOOL_ACTIVITY = ("reasoning", "text", "off")
@@ -58,7 +62,25 @@ class WorkerSettings:
     system_prompt_mode: str = setting(
         "SYSTEM_PROMPT_MODE", "append", choice(*SYSTEM_PROMPT_MODES), "what a client's system messages do"
     )
+    tools: str = setting("TOOLS", "own", choice(*model_names.TOOLS), "whose tools a model name without a suffix has")
+    slash_commands: bool = setting(
+        "SLASH_COMMANDS", False, boolean(), "a prompt that begins with `/` is a Claude Code command"
+    )
+    allow_remote_images: bool = setting(
+        "ALLOW_REMOTE_IMAGES", False, boolean(), "whether images are fetched from the web addresses that clients name"
+    )
+    config_seed: str = setting(
+        "CLAUDE_CONFIG_SEED", "", text(), "folder with what the CLI is configured by: mcp.json, CLAUDE.md, …"
+    )
     turn_timeout: float = setting("TURN_TIMEOUT_MS", 3600.0, milliseconds(1), "longest turn; then it is interrupted")
+    detach: float = setting("DETACH_MS", 3.0, milliseconds(), "how long a turn goes on after its client has left")
+    park_timeout: float = setting(
+        "PARK_TIMEOUT_MS",
+        900.0,
+        milliseconds(0, MAX_PARK_MS),
+        "how long a turn waits for the client's tools on its worker",
+    )
+    replay: float = setting("REPLAY_MS", 600.0, milliseconds(), "how long a finished answer can be had again")
     keepalive: float = setting("KEEPALIVE_MS", 5.0, milliseconds(10), "silence after which a stream sends a comment")
     max_queue: int = setting("MAX_QUEUE", 16, integer(0, 10_000), "requests that may wait for one conversation's turn")
     max_body_bytes: int = setting("MAX_BODY_BYTES", MAX_BODY_BYTES, integer(1, 2**31), "largest request body, in bytes")
@@ -79,10 +101,25 @@ class WorkerSettings:
         """The CLI's `CLAUDE_CONFIG_DIR`."""
         return self.volume / "claude"
 
+    @property
+    def seed(self) -> Path | None:
+        """The folder with the pool's configuration of the CLI; None: it has none."""
+        return Path(self.config_seed) if self.config_seed else None
+
+    @property
+    def model_ids(self) -> tuple[str, ...]:
+        """The names to list."""
+        return model_names.model_ids(self.models)
+
+    def resolve(self, name: str) -> Model | None:
+        """What a requested model name means, a conversation after `:` left aside. None: unknown name."""
+        base = name.split(":", 1)[0]
+        return model_names.resolve(base, model=self.model, models=self.models, tools=self.tools)
+
     def model_for(self, name: str) -> str | None:
         """What a requested model name means to the CLI; "" is its default. None: unknown name."""
-        base = name.split(":", 1)[0]
-        return self.model if base == BASE_MODEL else self.models.get(base)
+        found = self.resolve(name)
+        return None if found is None else found.model
 
 
 def load_settings(environ: Mapping[str, str]) -> WorkerSettings:

@@ -33,6 +33,8 @@ class Status:
         self._tasks = 0
         self._cli_running = False
         self._waking: asyncio.TimerHandle | None = None
+        self._parked = False
+        self._park_timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
         self._error: str | None = None
         self._problem: Problem | None = None
@@ -41,7 +43,8 @@ class Status:
     @property
     def busy(self) -> bool:
         asked = self._turns or self._preparing or self._queued or self._asides
-        return bool(asked or self._tasks or self._cli_running or self._waking)
+        running = self._cli_running and not self._parked
+        return bool(asked or self._tasks or running or self._waking or self._park_timer)
 
     @property
     def ending(self) -> bool:
@@ -142,6 +145,25 @@ class Status:
 
     def _active(self) -> None:
         self._state.last_active = time.time()
+        self.publish()
+
+    def park(self, seconds: float) -> None:
+        """The CLI waits for results of the client's tools: that is work for so long, and then it is idleness."""
+        self.unpark()
+        self._parked = True
+        self._park_timer = asyncio.get_running_loop().call_later(seconds, self._park_is_over)
+        self.publish()
+
+    def _park_is_over(self) -> None:
+        self._park_timer = None
+        self.publish()
+
+    def unpark(self) -> None:
+        """It does not wait any more."""
+        self._parked = False
+        if self._park_timer is not None:
+            self._park_timer.cancel()
+            self._park_timer = None
         self.publish()
 
     @asynccontextmanager

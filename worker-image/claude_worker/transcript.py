@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from claude_worker.cli import transcript_path
 
 
-def messages(config_dir: Path, session_id: str) -> list[dict[str, Any]]:
-    """The user's and the assistant's messages, oldest first: `{"role", "content", "uuid"}`; content as stored.
-
-    Blocking: call it off the event loop. A torn last line is left out.
-    """
+def entries(config_dir: Path, session_id: str) -> Iterator[dict[str, Any]]:
+    """The transcript's lines, oldest first; torn ones left out. Blocking."""
     path = transcript_path(config_dir, session_id)
     if path is None:
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if entry.get("type") in ("user", "assistant") and not entry.get("isSidechain"):
-            message = entry["message"]
-            found.append({"role": message["role"], "content": message["content"], "uuid": entry.get("uuid")})
-    return found
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict):
+                yield entry
+
+
+def messages(config_dir: Path, session_id: str) -> list[dict[str, Any]]:
+    """The user's and the assistant's messages, oldest first: `{"role", "content", "uuid", "message_id"}`.
+
+    Content as stored: the model's messages come a block at a time, those of one message under one `message_id`. What
+    the CLI tells the model on its own is left out. Blocking: call it off the event loop.
+    """
+    return [
+        {"role": m["role"], "content": m["content"], "uuid": e.get("uuid"), "message_id": m.get("id")}
+        for e in entries(config_dir, session_id)
+        if e.get("type") in ("user", "assistant") and not e.get("isSidechain") and not e.get("isMeta")
+        for m in [e["message"]]
+    ]

@@ -1,193 +1,288 @@
-"""From the CLI's frames to one OpenAI completion: a small state machine without I/O.
+"""From the CLI's frames to one answer's events: a small state machine without I/O.
 
-Text deltas become `content`, thinking becomes `reasoning_content`, tool calls become a line each (as reasoning, as
-text, or not at all). Frames of subagents (`parent_tool_use_id`) show their tool calls only. An `assistant` frame says
-again what the deltas of the same message id said, unless the CLI fell back to a request without streaming: then it is
-all there is.
+Text and thinking are passed on. Calls of the CLI's own tools become a line each (as reasoning, as text, or not at all);
+calls of the client's tools become tool calls of the answer, which ends with them (it is parked). Frames of subagents
+(`parent_tool_use_id`) show their tool calls only. An `assistant` frame says again what the deltas of the same message
+id said, unless the CLI fell back to a request without streaming: then it is all there is.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from claude_worker import usage
+from claude_worker.bridge import PREFIX, ClientCall
+from claude_worker.events import Arguments, Begin, End, Event, FinishReason, Reasoning, Text, ToolCall, UsageView
+from claude_worker.failure import failure
+from claude_worker.frames import Block, Frame, StreamEvent, Usage, assistant_message, tool_results
+from claude_worker.openai.errors import ApiError
+from claude_worker.tool_lines import describe_call, is_object
 
-import msgspec
-
-from claude_worker.frames import Block, Event, Frame, assistant_message, tool_errors
-from claude_worker.openai.chunks import DONE, ChunkWriter, UsageView
-from claude_worker.openai.errors import ApiError, model_failure
-
-_TOOL_SUBJECTS = (
-    "command",
-    "file_path",
-    "path",
-    "pattern",
-    "url",
-    "query",
-    "description",
-    "prompt",
-    "skill",
-    "subject",
-)
 _SYNTHETIC = "<synthetic>"
-_LINE_MAX = 200
-_FINISH = {"max_tokens": "length", "refusal": "content_filter", "model_context_window_exceeded": "length"}
+_SCHEMA_TOOL = "StructuredOutput"
+"""The tool by which the CLI has the model give an answer that follows a schema."""
+_FINISH: dict[str, FinishReason] = {
+    "max_tokens": "length", "refusal": "content_filter", "model_context_window_exceeded": "length",
+}  # fmt: skip
+
+
+class _OpenTool:
+    """A tool call whose input is being streamed."""
+
+    __slots__ = ("block", "pieces")
+
+    def __init__(self, block: Block) -> None:
+        self.block = block
+        self.pieces: list[str] = []
 
 
 class Translator:
-    """One turn's output. `feed` returns the SSE bytes of a frame; `finished` tells that the turn's result came.
+    """One answer. `feed` returns the events of a frame; `finished` tells that the prompt's result came.
 
-    `cost_before` is to be set when the turn begins: the CLI counts its cost cumulatively, in US dollars.
+    `parked` tells that the answer ended with calls of the client's tools: what the CLI says from then on belongs to
+    the next answer, whose translator takes it over (`resumed`). `cost_before` and `claude_session_id` are to be set
+    when the turn begins: the CLI counts its cost cumulatively, in US dollars. With `structured`, the one text is the
+    object that follows the schema.
     """
 
-    def __init__(self, writer: ChunkWriter, *, tool_activity: str, include_usage: bool) -> None:
-        self._writer = writer
-        self._tool_activity = tool_activity
-        self._include_usage = include_usage
-        self._tools: dict[tuple[str | None, int], tuple[str, list[str]]] = {}
+    def __init__(self, *, tool_activity: str, structured: bool = False) -> None:
+        # What is not the object itself must not get into the text.
+        self._activity_as = "reasoning" if structured and tool_activity == "text" else tool_activity
+        self._structured = structured
+        self._tools: dict[tuple[str | None, int], _OpenTool] = {}
         self._begun = False
-        self._streamed = ""
+        self._streamed = self._whole = ""
+        self._streaming = False
+        self._stop_reason: str | None = None
+        self._used: Usage | None = None
+        self._asked: set[str] = set()
+        self._announced: set[str] = set()
         self._text: list[str] = []
-        self._reasoning: list[str] = []
+        self._told: UsageView | None = None
+        self._late: list[Frame | ClientCall] = []
+        self.calls: list[ClientCall] = []
+        self.parked = False
         self.finished = False
         self.aborted = False
         self.error: ApiError | None = None
-        self.finish_reason = "stop"
+        self.finish_reason: FinishReason = "stop"
         self.usage = UsageView()
         self.cost_usd = 0.0
         self.cost_total = 0.0
         self.cost_before = 0.0
+        self.claude_session_id = ""
         self.last_uuid = ""
-        self._extra: dict[str, Any] = {}
 
     @property
     def text(self) -> str:
-        """The `content` so far."""
+        """The answer's text so far."""
         return "".join(self._text)
 
-    def whole(self) -> bytes:
-        """The JSON object of the finished completion."""
-        return self._writer.whole(self.text, "".join(self._reasoning), self.finish_reason, self.usage, self._extra)
-
-    def feed(self, frame: Frame) -> bytes:
-        """The bytes to send for this frame; empty when the client sees nothing of it."""
+    def feed(self, frame: Frame) -> list[Event]:
+        """What this frame adds to the answer; often nothing."""
+        if self.parked:
+            return self._after_the_end(frame)
         if frame.type == "stream_event" and frame.event:
             return self._event(frame.event, frame.parent_tool_use_id)
         if frame.type == "assistant" and frame.parent_tool_use_id is None:
             self.last_uuid = frame.uuid or self.last_uuid
-            return self._unstreamed(frame)
+            return self._assistant(frame)
         if frame.type == "user":
-            return b"".join(self._activity(f"failed: {e}") for e in tool_errors(frame))
+            return self._results(frame)
         if frame.type == "result":
             return self._result(frame)
-        return b""
+        return []
 
     # -- stream events -------------------------------------------------------------------------------------------
 
-    def _event(self, event: Event, parent: str | None) -> bytes:
-        key = (parent, event.index)
+    def _event(self, event: StreamEvent, parent: str | None) -> list[Event]:
         delta = event.delta
         if event.type == "content_block_delta" and delta:
-            if delta.type == "input_json_delta" and key in self._tools:
-                self._tools[key][1].append(delta.partial_json)
-            elif parent is None and delta.type == "text_delta" and delta.text:
+            if parent is None and delta.type == "text_delta" and delta.text:
                 return self._content(delta.text)
-            elif parent is None and delta.type == "thinking_delta" and delta.thinking:
+            if parent is None and delta.type == "thinking_delta" and delta.thinking:
                 return self._reason(delta.thinking)
-            return b""
+            if delta.type == "input_json_delta" and (open_tool := self._tools.get((parent, event.index))):
+                open_tool.pieces.append(delta.partial_json)
+            return []
+        key = (parent, event.index)
         if event.type == "content_block_start" and event.content_block:
             return self._start_block(event.content_block, key)
         if event.type == "content_block_stop" and key in self._tools:
-            name, pieces = self._tools.pop(key)
-            return self._activity(describe_call(name, "".join(pieces)))
-        if event.type == "message_start" and parent is None:
-            self._streamed = event.message.id if event.message else ""
+            return self._end_tool(self._tools.pop(key), parent)
+        return self._message_event(event) if parent is None else []
+
+    def _message_event(self, event: StreamEvent) -> list[Event]:
+        if event.type == "message_start":
+            self._streamed, self._used = (event.message.id, event.message.usage) if event.message else ("", None)
+            self._streaming, self._stop_reason = True, None
+            self._asked.clear()
             return self._begin()
-        return b""
+        if event.type == "message_delta":
+            self._stop_reason = event.delta.stop_reason if event.delta else None
+            if event.usage:
+                self._used = usage.latest(self._used or Usage(), event.usage)
+        elif event.type == "message_stop":
+            self._streaming = False
+            self._count_message(self._used)
+            # A message that was cut off has no stop reason; the calls in it count when the CLI does make them.
+            if self._asked and (self._stop_reason == "tool_use" or self._asked & self._announced):
+                return self._park()
+        return []
 
-    def _unstreamed(self, frame: Frame) -> bytes:
-        message = assistant_message(frame)
-        if message.id == self._streamed or message.model == _SYNTHETIC:
-            return b""
-        shown = []
-        for block in message.content:
-            if block.type == "text" and block.text:
-                shown.append(self._start_block(block, (None, -1)) + self._content(block.text))
-            elif block.type == "tool_use":
-                shown.append(self._activity(block.name))
-        return b"".join(shown)
+    def _count_message(self, used: Usage | None) -> None:
+        if used:
+            self.usage = usage.plus(self.usage, usage.viewed(used))
 
-    def _start_block(self, block: Block, key: tuple[str | None, int]) -> bytes:
+    def _start_block(self, block: Block, key: tuple[str | None, int]) -> list[Event]:
         if block.type in ("tool_use", "server_tool_use"):
-            self._tools[key] = (block.name, [])
+            self._tools[key] = _OpenTool(block)
         elif block.type == "text" and key[0] is None and self._text and not self._text[-1].endswith("\n"):
             # Texts before and after a tool call are separate paragraphs, not one run-on line.
             return self._content("\n\n")
-        return b""
+        return []
 
-    def _begin(self) -> bytes:
+    def _end_tool(self, tool: _OpenTool, parent: str | None) -> list[Event]:
+        given = "".join(tool.pieces)
+        name = tool.block.name
+        if not name.startswith(PREFIX):
+            return [] if name == _SCHEMA_TOOL else self._activity(describe_call(name, given))
+        # Shown only when whole: one that was cut off is not made, and an answer cannot take it back.
+        if parent is not None or not is_object(given or "{}"):
+            return []
+        return self._call(ClientCall(tool.block.id, name.removeprefix(PREFIX), given or "{}"))
+
+    # -- whole messages ------------------------------------------------------------------------------------------
+
+    def _assistant(self, frame: Frame) -> list[Event]:
+        message = assistant_message(frame)
+        if message.model == _SYNTHETIC or message.id == self._streamed:
+            return []
+        if message.id != self._whole:
+            self._whole, self._streaming = message.id, False
+            self._asked.clear()
+            self._count_message(message.usage)
+        shown: list[Event] = []
+        for block in message.content:
+            shown += self._unstreamed(block)
+        return shown
+
+    def _unstreamed(self, block: Block) -> list[Event]:
+        if block.type == "text" and block.text:
+            return [*self._start_block(block, (None, -1)), *self._content(block.text)]
+        if block.type != "tool_use":
+            return []
+        given = bytes(block.input).decode() or "{}"
+        if block.name.startswith(PREFIX):
+            return self._call(ClientCall(block.id, block.name.removeprefix(PREFIX), given))
+        return [] if block.name == _SCHEMA_TOOL else self._activity(describe_call(block.name, given))
+
+    def _results(self, frame: Frame) -> list[Event]:
+        shown: list[Event] = []
+        for result in tool_results(frame):
+            # The CLI refused the call itself: nobody is to answer it any more.
+            self._asked.discard(result.tool_use_id)
+            if result.is_error:
+                shown += self._activity(f"failed: {result.content if isinstance(result.content, str) else 'failed'}")
+        return shown
+
+    # -- the client's tools --------------------------------------------------------------------------------------
+
+    def _call(self, call: ClientCall) -> list[Event]:
+        if any(known.id == call.id for known in self.calls):
+            return []
+        index = len(self.calls)
+        self.calls.append(call)
+        self._asked.add(call.id)
+        return [*self._begin(), ToolCall(index, call.id, call.name), Arguments(index, call.arguments)]
+
+    def announce(self, call: ClientCall) -> list[Event]:
+        """The CLI waits for this call's result. Ends the answer, unless the message that makes it is still coming."""
+        if self.parked:
+            if all(known.id != call.id for known in self.calls):
+                self._late.append(call)
+            return []
+        self._announced.add(call.id)
+        if self._streaming and (call.id in self._asked or self._being_streamed(call.id)):
+            return []
+        return [*self._call(call), *self._park()]
+
+    def _being_streamed(self, call_id: str) -> bool:
+        return any(parent is None and tool.block.id == call_id for (parent, _), tool in self._tools.items())
+
+    def _park(self) -> list[Event]:
+        self.parked = True
+        self.finish_reason = "tool_calls"
+        return [*self._begin(), End("tool_calls", self.usage, self.cost_usd, self.claude_session_id)]
+
+    def _after_the_end(self, frame: Frame) -> list[Event]:
+        if frame.type == "result":
+            self._conclude(frame)
+        elif frame.parent_tool_use_id is not None or frame.type not in ("stream_event", "assistant", "user"):
+            return []
+        self._late.append(frame)
+        return []
+
+    def resumed(self, before: Translator) -> list[Event]:
+        """Go on where `before` was parked; returns what the CLI has said since then."""
+        self._told = usage.plus(before._told or UsageView(), before.usage)
+        self.cost_before, self.claude_session_id = before.cost_before, before.claude_session_id
+        self.last_uuid = before.last_uuid
+        self._tools = before._tools
+        self._streamed, self._whole, self._streaming = before._streamed, before._whole, before._streaming
+        self._used, self._stop_reason = before._used, before._stop_reason
+        late, before._late = before._late, []
+        shown: list[Event] = []
+        for item in late:
+            shown += self.announce(item) if isinstance(item, ClientCall) else self.feed(item)
+        return shown
+
+    # -- what is shown -------------------------------------------------------------------------------------------
+
+    def _begin(self) -> list[Event]:
         if self._begun:
-            return b""
+            return []
         self._begun = True
-        return self._writer.role()
+        return [Begin()]
 
-    def _content(self, text: str) -> bytes:
+    def _content(self, text: str) -> list[Event]:
+        return [] if self._structured else self._show(text)
+
+    def _show(self, text: str) -> list[Event]:
         self._text.append(text)
-        return self._begin() + self._writer.content(text)
+        return [Text(text)] if self._begun else [*self._begin(), Text(text)]
 
-    def _reason(self, text: str) -> bytes:
-        self._reasoning.append(text)
-        return self._begin() + self._writer.reasoning(text)
+    def _reason(self, text: str) -> list[Event]:
+        return [*self._begin(), Reasoning(text)]
 
-    def _activity(self, line: str) -> bytes:
-        if self._tool_activity == "off":
-            return b""
+    def _activity(self, line: str) -> list[Event]:
+        if self._activity_as == "off":
+            return []
         shown = f"\n> {line}\n"
-        return self._content(shown) if self._tool_activity == "text" else self._reason(shown)
+        return self._content(shown) if self._activity_as == "text" else self._reason(shown)
 
     # -- the end -------------------------------------------------------------------------------------------------
 
-    def _result(self, frame: Frame) -> bytes:
-        self.finished = True
-        self._count(frame)
-        self.aborted = (frame.terminal_reason or "").startswith("aborted")
-        if frame.is_error and not self.aborted:
-            self.error = failure(frame)
-            return b""
+    def _result(self, frame: Frame) -> list[Event]:
+        self._conclude(frame)
+        if self.aborted or self.error:
+            return []
         self.finish_reason = _FINISH.get(frame.stop_reason or "", "stop")
-        late = self._content(frame.result) if frame.result and not self._text else b""
-        usage = self._writer.usage(self.usage) if self._include_usage else b""
-        return self._begin() + late + self._writer.finish(self.finish_reason, self._extra) + usage + DONE
+        late: list[Event] = []
+        if self._structured:
+            late = self._show(bytes(frame.structured_output).decode())
+        elif frame.result and not self._text and self._told is None:
+            late = self._show(frame.result)
+        end = End(self.finish_reason, self.usage, self.cost_usd, frame.session_id or self.claude_session_id)
+        return [*self._begin(), *late, end]
 
-    def _count(self, frame: Frame) -> None:
-        if frame.usage:
-            u = frame.usage
-            cached, written = u.cache_read_input_tokens or 0, u.cache_creation_input_tokens or 0
-            thinking = (u.output_tokens_details or {}).get("thinking_tokens") or 0
-            prompt = (u.input_tokens or 0) + cached + written
-            self.usage = UsageView(prompt, u.output_tokens or 0, cached, written, int(thinking))
+    def _conclude(self, frame: Frame) -> None:
+        self.finished = True
+        self.aborted = (frame.terminal_reason or "").startswith("aborted")
+        # An interrupted turn's result counts nothing; what was streamed of it did happen.
+        if frame.usage and not self.aborted and not self.parked:
+            self.usage = usage.minus(usage.viewed(frame.usage), self._told or UsageView())
         # `total_cost_usd` is of the whole process; smaller than before means that the CLI began to count anew.
         total = frame.total_cost_usd or 0.0
         self.cost_usd = max(0.0, total - (self.cost_before if total >= self.cost_before else 0.0))
         self.cost_total = total
-        self._extra = {"cost_usd": round(self.cost_usd, 6), "session_id": frame.session_id}
-
-
-def describe_call(name: str, input_json: str) -> str:
-    """One line for a tool call: its name and what it is about."""
-    try:
-        given = msgspec.json.decode(input_json or "{}")
-    except msgspec.DecodeError:
-        given = {}
-    values = given if isinstance(given, dict) else {}
-    subject = next((str(values[k]) for k in _TOOL_SUBJECTS if values.get(k)), "")
-    line = " ".join(f"{name}: {subject}".split()) if subject else name
-    return line if len(line) <= _LINE_MAX else line[: _LINE_MAX - 1] + "…"
-
-
-def failure(frame: Frame) -> ApiError:
-    """The API error for a result with `is_error`."""
-    if frame.terminal_reason == "max_turns" or frame.subtype == "error_max_turns":
-        return ApiError(502, "Claude Code reached its limit of steps.", code="max_turns", retry=False)
-    words = [str(e) for e in frame.errors or []]
-    message = frame.result or "; ".join(words) or "Claude Code ended the turn with an error."
-    return model_failure(frame.api_error_status, message[:1000])
+        if not self.aborted:
+            self.error = failure(frame, structured=self._structured)

@@ -22,6 +22,7 @@ from claude_crds.views import ClaudePool, ClaudeSession
 from claude_router.cluster.leases import SUSPECT_SECONDS, Leases
 from claude_router.cluster.pursuit import LATER, UNREACHABLE, Cluster, Pursuit, trouble
 from claude_router.cluster.shown import Directory, pool_stats, session_view
+from claude_router.cluster.tips import ClusterTips
 from claude_router.sessions import (
     ConversationKey,
     Lease,
@@ -38,6 +39,8 @@ _LOOK_SECONDS = 1.0
 _MOST_CHECKS = 64
 """Sessions that are read from the API server at once because their workers refused."""
 _DELETE_ATTEMPTS = 3
+_LAST_WRITES_SECONDS = 2.0
+"""When the router ends, for what its last turns have left to write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,9 @@ class KubernetesSessions:
         self._pursuits: dict[str, Pursuit] = {}
         self._checks: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._tips = ClusterTips(self._cluster, self._spawn)
         self.sessions.listen(self._directory.changed)
+        self.sessions.listen(self._tips.changed)
         self.sessions.listen(self._changed)
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -91,6 +96,7 @@ class KubernetesSessions:
         for pursuit in tuple(self._pursuits.values()):
             pursuit.fail(PoolExhausted("the server is shutting down", advice="Send this again in a moment."))
             self._keep(pursuit.stop())
+        await self._tips.settle(_LAST_WRITES_SECONDS)
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -197,6 +203,14 @@ class KubernetesSessions:
                     break
         await self._until(key.name, lambda s: s is None or session is None or s.metadata.uid != session.metadata.uid)
         return True
+
+    def note_tip(self, key: ConversationKey, tip: str) -> None:
+        """See Sessions."""
+        self._tips.note(key, tip)
+
+    def find_by_tip(self, tenant: str, tips: Sequence[str]) -> ConversationKey | None:
+        """See Sessions. By the copy alone: costs no request."""
+        return self._tips.find(tenant, tips)
 
     async def stats(self) -> PoolStats:
         """See Sessions."""

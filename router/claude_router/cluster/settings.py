@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from claude_crds import model_names as names
 from claude_crds.resources import duration
 from claude_crds.settings import choice, integer, milliseconds, setting, text
 from claude_crds.views import ClaudePool, PoolSpec
-from claude_router.settings import DEFAULT_MODEL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,13 +73,13 @@ class LiveSettings:
         """The pool is like this now; None: there is none."""
         spec = pool.spec if pool else PoolSpec()
         self.queue_timeout = duration(spec.queue_timeout)
-        self._models = {name: model for name, model in spec.models.items() if name != DEFAULT_MODEL}
+        self._models = {name: model for name, model in spec.models.items() if name not in names.RESERVED}
 
     @property
     def model_ids(self) -> tuple[str, ...]:
-        """Every model name that a client may ask for, the default first."""
-        return (DEFAULT_MODEL, *self._models)
+        """The model names to show, the default first."""
+        return names.model_ids(self._models)
 
     def offers(self, model: str) -> bool:
         """Whether a client may ask for it."""
-        return model == DEFAULT_MODEL or model in self._models
+        return names.split(model, self._models) is not None

@@ -42,6 +42,11 @@ def _usage(request: Json) -> Json:
     }
 
 
+def _blocks_of(message: Json) -> list[Json]:
+    content = message["content"]
+    return [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
+
+
 class _Cut(Exception):
     """The script breaks the connection here."""
 
@@ -76,6 +81,14 @@ async def _step(index: int, step: Step) -> AsyncIterator[bytes]:
             yield frame
 
 
+def _uses(message: Message, number: int) -> list[Json]:
+    """The message's tool calls as content blocks."""
+    return [
+        {"type": "tool_use", "id": f"toolu_{number:08d}" + (f"x{i}" if i else ""), "name": name, "input": given}
+        for i, (name, given) in enumerate(message.calls)
+    ]
+
+
 async def _stream(request: Json, message: Message, number: int) -> AsyncIterator[bytes]:
     usage = _usage(request)
     head = {
@@ -87,11 +100,10 @@ async def _stream(request: Json, message: Message, number: int) -> AsyncIterator
     for step in message.steps:
         async for frame in _step(next(indices) if step.verb != "sleep" else -1, step):
             yield frame
-    if message.tool_name:
-        start = {"type": "tool_use", "id": f"toolu_{number:08d}", "name": message.tool_name, "input": {}}
-        delta = {"type": "input_json_delta", "partial_json": json.dumps(message.tool_input)}
-        yield b"".join(_block(next(indices), start, [delta]))
-    size = sum(len(s.argument) for s in message.steps) + len(json.dumps(message.tool_input))
+    for use in _uses(message, number):
+        delta = {"type": "input_json_delta", "partial_json": json.dumps(use["input"])}
+        yield b"".join(_block(next(indices), {**use, "input": {}}, [delta]))
+    size = sum(len(s.argument) for s in message.steps) + len(json.dumps([given for _, given in message.calls]))
     final = {**usage, "output_tokens": max(1, size // 4)}
     yield _frame("message_delta", delta={"stop_reason": message.stop_reason, "stop_sequence": None}, usage=final)
     yield _frame("message_stop")
@@ -100,10 +112,8 @@ async def _stream(request: Json, message: Message, number: int) -> AsyncIterator
 async def _whole(request: Json, message: Message, number: int) -> Json:
     """The same answer as one JSON object, for `stream: false`."""
     text = "".join(s.argument for s in message.steps if s.verb == "say")
-    content: list[Json] = [{"type": "text", "text": text}]
-    if message.tool_name:
-        use = {"type": "tool_use", "id": f"toolu_{number:08d}", "name": message.tool_name, "input": message.tool_input}
-        content.append(use)
+    content: list[Json] = [{"type": "text", "text": text}] if text or not message.calls else []
+    content += _uses(message, number)
     return {
         "id": f"msg_{number:08d}", "type": "message", "role": "assistant", "model": request.get("model", "demo"),
         "content": content, "stop_reason": message.stop_reason, "stop_sequence": None, "usage": _usage(request),
@@ -128,6 +138,7 @@ class DemoModel:
             "messages": [
                 {"role": m["role"], "text": "\n".join(texts_of(m["content"]))} for m in request.get("messages", [])
             ],
+            "images": sum(b.get("type") == "image" for m in request.get("messages", []) for b in _blocks_of(m)),
             "tools": [t.get("name") for t in request.get("tools", [])],
             "metadata": request.get("metadata", {}),
         })  # fmt: skip
@@ -153,7 +164,7 @@ class DemoModel:
         message = answer(request)
         if error := self._error(message, request):
             return error
-        message = Message(tuple(s for s in message.steps if s.verb != "status"), message.tool_name, message.tool_input)
+        message = Message(tuple(s for s in message.steps if s.verb != "status"), message.calls)
         if not request.get("stream"):
             if any(s.verb == "cut" for s in message.steps):
                 # The CLI falls back to a whole answer when streams keep breaking; that breaks as well.

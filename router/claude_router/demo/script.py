@@ -7,7 +7,10 @@ A prompt may hold directives, one a line, and the model plays them in order:
     ::bash COMMAND        a call of the Bash tool (`::bg COMMAND` runs it in the background)
     ::write PATH TEXT     a call of the Write tool; `::edit PATH OLD=>NEW` of Edit; `::read PATH` of Read
     ::tool NAME JSON      a call of any tool
+    ::tools NAME JSON | NAME JSON
+                          several calls in one message
     ::recall              says, as JSON, every prompt of the user that the request held, oldest first
+    ::results             says, as JSON, the texts of the tool results since the last prompt, in order
     ::sleep SECONDS       a pause in the stream
     ::chunks N SIZE       N text deltas of SIZE characters
     ::status CODE [N]     an HTTP error instead of an answer (only the first N times)
@@ -21,7 +24,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 Json = dict[str, Any]
@@ -32,7 +35,9 @@ _NOT_THE_USERS = (
     "<local-command",
     "<task-notification>",
     "[Request interrupted",
+    "[Image: source:",
     "Your response above was cut off",
+    "[structured-output-enforce]",
 )
 _DEMO_COMMAND = "pwd"
 """Allowed in every permission mode but plan; root gets acceptEdits."""
@@ -48,15 +53,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One model message to play: the steps in order, then a tool call or the end of the turn."""
+    """One model message to play: the steps in order, then tool calls (name and input) or the end of the turn."""
 
     steps: tuple[Step, ...]
-    tool_name: str = ""
-    tool_input: Json = field(default_factory=dict)
+    calls: tuple[tuple[str, Json], ...] = ()
 
     @property
     def stop_reason(self) -> str:
-        return "tool_use" if self.tool_name else "end_turn"
+        return "tool_use" if self.calls else "end_turn"
 
 
 def texts_of(content: Any) -> list[str]:
@@ -81,15 +85,35 @@ def prompts(request: Json) -> list[str]:
     return [text for m in request.get("messages", []) for text in _prompts_in(m)]
 
 
-def _calls_since_prompt(messages: list[Json]) -> int:
-    start = max((i for i, m in enumerate(messages) if _prompts_in(m)), default=-1)
-    return sum(
-        1
-        for m in messages[start + 1 :]
-        if m.get("role") == "assistant" and isinstance(m.get("content"), list)
+def _last_prompt(messages: list[Json]) -> int:
+    return max((i for i, m in enumerate(messages) if _prompts_in(m)), default=-1)
+
+
+def _blocks(messages: list[Json], role: str, kind: str) -> list[Json]:
+    return [
+        b
+        for m in messages
+        if m.get("role") == role and isinstance(m.get("content"), list)
         for b in m["content"]
-        if isinstance(b, dict) and b.get("type") == "tool_use"
-    )
+        if isinstance(b, dict) and b.get("type") == kind
+    ]
+
+
+def _calls_since_prompt(messages: list[Json]) -> int:
+    return len(_blocks(messages[_last_prompt(messages) + 1 :], "assistant", "tool_use"))
+
+
+def _result_text(block: Json) -> str:
+    content = block.get("content") or ""
+    if isinstance(content, str):
+        return content
+    return "".join(b.get("text", f"[{b.get('type')}]") for b in content)
+
+
+def results(request: Json) -> list[str]:
+    """The texts of the tool results since the last prompt, those in its own message included, in order."""
+    messages = request.get("messages", [])
+    return [_result_text(b) for b in _blocks(messages[max(0, _last_prompt(messages)) :], "user", "tool_result")]
 
 
 def parse(prompt: str) -> list[Step]:
@@ -100,35 +124,58 @@ def parse(prompt: str) -> list[Step]:
     return [Step(m[1], m[2] or "") for m in found if m]
 
 
-def _tool_call(step: Step) -> tuple[str, Json] | None:
+def _named_calls(text: str) -> list[tuple[str, Json]]:
+    """`NAME JSON | NAME JSON`; a call without JSON has no arguments."""
+    calls: list[tuple[str, Json]] = []
+    while text:
+        name, _, rest = text.partition(" ")
+        rest = rest.lstrip()
+        given: Json = {}
+        if rest.startswith("{"):
+            given, end = json.JSONDecoder().raw_decode(rest)
+            rest = rest[end:].lstrip()
+        calls.append((name, given))
+        text = rest.removeprefix("|").lstrip()
+    return calls
+
+
+def _tool_calls(step: Step) -> list[tuple[str, Json]]:
     head, _, rest = step.argument.partition(" ")
     if step.verb in ("bash", "bg"):
         call: Json = {"command": step.argument, "description": "scripted command"}
-        return "Bash", call | ({"run_in_background": True} if step.verb == "bg" else {})
+        return [("Bash", call | ({"run_in_background": True} if step.verb == "bg" else {}))]
     if step.verb == "write":
-        return "Write", {"file_path": head, "content": rest}
+        return [("Write", {"file_path": head, "content": rest})]
     if step.verb == "read":
-        return "Read", {"file_path": head}
+        return [("Read", {"file_path": head})]
     if step.verb == "edit":
         old, _, new = rest.partition("=>")
-        return "Edit", {"file_path": head, "old_string": old, "new_string": new}
+        return [("Edit", {"file_path": head, "old_string": old, "new_string": new})]
     if step.verb == "tool":
-        return head, json.loads(rest or "{}")
-    return None
+        return [(head, json.loads(rest or "{}"))]
+    return _named_calls(step.argument) if step.verb == "tools" else []
 
 
 def _messages(steps: list[Step]) -> list[Message]:
-    """Split the steps at their tool calls: each message but the last ends with one."""
+    """Split the steps at their tool calls: each message but the last ends with some."""
     out: list[Message] = []
     pending: list[Step] = []
     for step in steps:
-        call = _tool_call(step)
-        if call is None:
-            pending.append(step)
-        else:
-            out.append(Message(tuple(pending), *call))
+        if calls := _tool_calls(step):
+            out.append(Message(tuple(pending), tuple(calls)))
             pending = []
+        else:
+            pending.append(step)
     return [*out, Message(tuple(pending))]
+
+
+def _next_message(messages: list[Message], calls_made: int) -> Message:
+    """The first of which not all calls have been made."""
+    for message in messages[:-1]:
+        if calls_made < len(message.calls):
+            return message
+        calls_made -= len(message.calls)
+    return messages[-1]
 
 
 def _demo(request: Json, prompt: str) -> list[Step]:
@@ -149,9 +196,9 @@ def answer(request: Json) -> Message:
     asked = prompts(request)
     prompt = asked[-1] if asked else ""
     messages = _messages(parse(prompt) or _demo(request, prompt))
-    message = messages[min(_calls_since_prompt(request.get("messages", [])), len(messages) - 1)]
-    recalled = json.dumps(asked[:-1], ensure_ascii=False)
-    steps = tuple(Step("say", recalled) if s.verb == "recall" else s for s in message.steps)
-    return Message(
-        steps or (() if message.tool_name else (Step("say", "Done."),)), message.tool_name, message.tool_input
+    message = _next_message(messages, _calls_since_prompt(request.get("messages", [])))
+    said = {"recall": asked[:-1], "results": results(request)}
+    steps = tuple(
+        Step("say", json.dumps(said[s.verb], ensure_ascii=False)) if s.verb in said else s for s in message.steps
     )
+    return Message(steps or (() if message.calls else (Step("say", "Done."),)), message.calls)

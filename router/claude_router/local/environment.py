@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 
 from claude_router.settings import RouterSettings
@@ -21,6 +22,7 @@ _NAMES = frozenset((
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS",
     "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
+    "ENABLE_TOOL_SEARCH", "MAX_MCP_OUTPUT_TOKENS",
     "IS_SANDBOX", "MODEL_RETRIES", "CLAUDE_CLI", "CLOUD_ML_REGION", "MAX_THINKING_TOKENS",
     "DISABLE_TELEMETRY", "DISABLE_AUTOUPDATER", "DISABLE_PROMPT_CACHING", "DISABLE_ERROR_REPORTING",
 ))  # fmt: skip
@@ -31,6 +33,8 @@ _PREFIXES = (
 
 # Of this program itself, or of a Claude Code session that this server was started from.
 _NEVER = frozenset(("CLAUDE_CODE_SESSION_ID", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT", "API_KEYS"))
+
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-[^}]*)?\}")
 
 
 def passed_on(environ: Mapping[str, str]) -> dict[str, str]:
@@ -45,22 +49,44 @@ def passed_on(environ: Mapping[str, str]) -> dict[str, str]:
 
 def worker_environment(settings: RouterSettings, environ: Mapping[str, str]) -> dict[str, str]:
     """Everything that all workers have in common; the pool adds the volume's folders."""
-    return passed_on(environ) | {
-        "HOST": "127.0.0.1",
-        "PORT": "0",
-        "TOKEN_FILE": "-",
-        "WATCH_STDIN": "true",
-        "PERMISSION_MODE": settings.permission_mode,
-        "MODELS": json.dumps(dict(settings.models)),
-        "MODEL": settings.model,
-        "TOOL_ACTIVITY": settings.tool_activity,
-        "SYSTEM_PROMPT_MODE": settings.system_prompt_mode,
-        "TURN_TIMEOUT_MS": _milliseconds(settings.turn_timeout),
-        "KEEPALIVE_MS": _milliseconds(settings.keepalive),
-        "MAX_QUEUE": str(settings.max_queue),
-        "MAX_BODY_BYTES": str(settings.max_body_bytes),
-        "LOG_FORMAT": settings.log_format,
-    }
+    return (
+        passed_on(environ)
+        | _named_by_servers(settings, environ)
+        | {
+            "HOST": "127.0.0.1",
+            "PORT": "0",
+            "TOKEN_FILE": "-",
+            "WATCH_STDIN": "true",
+            "PERMISSION_MODE": settings.permission_mode,
+            "MODELS": json.dumps(dict(settings.models)),
+            "MODEL": settings.model,
+            "TOOL_ACTIVITY": settings.tool_activity,
+            "SYSTEM_PROMPT_MODE": settings.system_prompt_mode,
+            "TURN_TIMEOUT_MS": _milliseconds(settings.turn_timeout),
+            "KEEPALIVE_MS": _milliseconds(settings.keepalive),
+            "MAX_QUEUE": str(settings.max_queue),
+            "MAX_BODY_BYTES": str(settings.max_body_bytes),
+            "LOG_FORMAT": settings.log_format,
+            "TOOLS": settings.tools,
+            "DETACH_MS": _milliseconds(settings.detach),
+            "PARK_TIMEOUT_MS": _milliseconds(settings.park_timeout),
+            "REPLAY_MS": _milliseconds(settings.replay),
+            "ALLOW_REMOTE_IMAGES": str(settings.allow_remote_images).lower(),
+            "SLASH_COMMANDS": str(settings.slash_commands).lower(),
+            "CLAUDE_CONFIG_SEED": str(settings.seed_path or ""),
+        }
+    )
+
+
+def _named_by_servers(settings: RouterSettings, environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that the MCP servers' configuration names as `${NAME}` or `${NAME:-default}`."""
+    file = settings.seed_path / "mcp.json" if settings.seed_path else None
+    try:
+        written = file.read_text() if file else ""
+    except (OSError, ValueError):
+        return {}  # the worker says what is wrong with it
+    named = set(_REFERENCE.findall(written)) - _NEVER
+    return {name: environ[name] for name in named if name in environ}
 
 
 def _milliseconds(seconds: float) -> str:

@@ -14,6 +14,7 @@ from claude_router.local.live import Wanted
 from claude_router.local.process import START_SECONDS
 from claude_router.local.reconcile import Reconciler
 from claude_router.local.store import Store
+from claude_router.local.tips import LocalTips
 from claude_router.local.workers import FAILURES_IN_A_ROW, Launch, Workers
 from claude_router.sessions import (
     ConversationKey,
@@ -45,6 +46,7 @@ class LocalSessions:
     ) -> None:
         self._store = store
         self._limits = limits
+        self._tips = LocalTips(store)
         self._workers = Workers(store, launch, clock or asyncio.get_running_loop().time)
         self._reconciler = Reconciler(
             self._workers, size=limits.size, warm=limits.warm, idle_timeout=limits.idle_timeout
@@ -161,6 +163,16 @@ class LocalSessions:
         await asyncio.shield(wanted.purging)
         return True
 
+    def note_tip(self, key: ConversationKey, tip: str) -> None:
+        """See Sessions."""
+        if self._tips.note(key, tip):
+            # Now, and not seconds later: without it, a client that comes back after a crash would begin anew.
+            self._workers.task(self._store.flush())
+
+    def find_by_tip(self, tenant: str, tips: Sequence[str]) -> ConversationKey | None:
+        """See Sessions."""
+        return self._tips.find(tenant, tips)
+
     async def stats(self) -> PoolStats:
         """See Sessions."""
         workers, now = self._workers, self._workers.clock()
@@ -198,6 +210,7 @@ class LocalSessions:
             if wanted.worker:
                 await self._workers.end(wanted.worker, 0)
             if wanted.name in self._store.records:
+                self._tips.forget(wanted.name)
                 await self._store.remove(wanted.name)
             wanted.failures, wanted.not_before = 0, 0.0
         finally:

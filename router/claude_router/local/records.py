@@ -24,7 +24,8 @@ class RecordTooNew(Exception):
 class Record(msgspec.Struct, gc=False):
     """A conversation. Times in Unix seconds; `workspace` is absolute, or "" for the folder inside the volume.
 
-    The numbers may lag behind by some seconds after a crash: the worker's own state on the volume is exact.
+    The numbers may lag behind by some seconds after a crash: the worker's own state on the volume is exact. `tips` are
+    as in `claude_router.tips`.
     """
 
     tenant: str
@@ -37,6 +38,7 @@ class Record(msgspec.Struct, gc=False):
     workspace: str = ""
     claude_session_id: str = ""
     version: int = RECORD_VERSION
+    tips: str = ""
 
     @property
     def key(self) -> ConversationKey:

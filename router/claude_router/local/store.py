@@ -202,6 +202,11 @@ class Store:
             record.last_active, record.turns, record.usage, record.claude_session_id = fresh
             self._dirty.add(name)
 
+    def note_tips(self, name: str, tips: str) -> None:
+        """See `note`."""
+        self.records[name].tips = tips
+        self._dirty.add(name)
+
     @property
     def dirty(self) -> bool:
         """Whether there is something to flush."""

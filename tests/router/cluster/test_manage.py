@@ -186,8 +186,11 @@ def test_queue_timeout_and_models_follow_the_pool() -> None:
     local = RouterSettings()
     assert (live.queue_timeout, live.model_ids, live.max_queue) == (local.queue_timeout, local.model_ids, 3)
     live.follow(pool(queueTimeout="1m30s", models={"big": "opus"}))
-    assert (live.queue_timeout, live.model_ids) == (90.0, ("claude-code", "big"))
-    assert [live.offers(m) for m in ("claude-code", "big", "claude-code-opus")] == [True, True, False]
+    assert (live.queue_timeout, live.model_ids) == (
+        90.0,
+        ("claude-code", "claude-code-tools", "claude-code-client", "big"),
+    )
+    assert [live.offers(m) for m in ("claude-code", "big-tools", "claude-code-opus")] == [True, True, False]
     live.follow(None)
     assert live.queue_timeout == local.queue_timeout
 

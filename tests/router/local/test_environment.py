@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,13 @@ SETTINGS = {
     "MAX_QUEUE": "3",
     "MAX_BODY_BYTES": "2048",
     "LOG_FORMAT": "json",
+    "TOOLS": "client",
+    "DETACH_MS": "100",
+    "PARK_TIMEOUT_MS": "200",
+    "REPLAY_MS": "300",
+    "ALLOW_REMOTE_IMAGES": "true",
+    "SLASH_COMMANDS": "true",
+    "CLAUDE_CONFIG_SEED": "/etc/claude",
 }
 
 
@@ -51,9 +59,38 @@ def test_the_worker_reads_the_same_settings() -> None:
     settings = load(RouterSettings, SETTINGS)
     worker = load_settings(worker_environment(settings, SETTINGS))
     shared = {f.name for f in fields(worker)} & {f.name for f in fields(settings)} - {"host", "port", "workspace_dir"}
-    assert len(shared) == 10
+    assert len(shared) == 17
     assert {n: getattr(worker, n) for n in shared} == {n: getattr(settings, n) for n in shared}
     assert (worker.host, worker.port, worker.token_file, worker.watch_stdin) == ("127.0.0.1", 0, "-", True)
+
+
+def test_the_variables_that_mcp_servers_name_pass_and_no_secret_of_the_server(tmp_path: Path) -> None:
+    servers = {
+        "a": {"url": "${HOST_OF_A}/x", "headers": {"A": "Bearer ${TOKEN_OF_A:-none}", "B": "${API_KEYS} ${UNSET}"}}
+    }
+    (tmp_path / "mcp.json").write_text(json.dumps({"mcpServers": servers}))
+    environ = {
+        "CLAUDE_CONFIG_SEED": str(tmp_path),
+        "HOST_OF_A": "h",
+        "TOKEN_OF_A": "t",
+        "OTHER": "o",
+        "API_KEYS": "12345678",
+    }
+    env = worker_environment(load(RouterSettings, environ), environ)
+    assert (env["HOST_OF_A"], env["TOKEN_OF_A"], env["CLAUDE_CONFIG_SEED"]) == ("h", "t", str(tmp_path))
+    assert not {"OTHER", "API_KEYS", "UNSET"} & set(env)
+
+
+def test_a_server_cannot_name_a_setting_away(tmp_path: Path) -> None:
+    (tmp_path / "mcp.json").write_text("${PERMISSION_MODE} ${TOKEN_FILE}")
+    environ = {"CLAUDE_CONFIG_SEED": str(tmp_path), "TOKEN_FILE": "/f"}
+    env = worker_environment(load(RouterSettings, environ), environ)
+    assert (env["PERMISSION_MODE"], env["TOKEN_FILE"]) == ("bypassPermissions", "-")
+
+
+def test_a_seed_below_the_home_folder() -> None:
+    path = load(RouterSettings, {"CLAUDE_CONFIG_SEED": "~/.claude"}).seed_path
+    assert path == Path("~/.claude").expanduser()
 
 
 class TestPermissions:
@@ -103,7 +140,7 @@ def test_the_banner_shows_no_key_and_a_snippet_that_parses() -> None:
     snippet = json.loads(text.split("opencode.json: ", 1)[1].splitlines()[0])
     provider = snippet["provider"]["claude-code"]
     assert provider["options"]["baseURL"] == "http://localhost:3000/v1"
-    assert set(provider["models"]) == {"claude-code", "fast", "slow"}
+    assert set(provider["models"]) == {"claude-code", "claude-code-tools", "claude-code-client", "fast", "slow"}
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ async def test_what_is_in_the_file(store: Store) -> None:
     usage = {"input_tokens": 0, "output_tokens": 0, "cached_tokens": 0, "cost_usd": 0.0}
     assert written == {
         "version": 1, "tenant": "default", "conversation": "one", "volume": volume.id, "turns": 0, "usage": usage,
-        "workspace": "", "claude_session_id": "",
+        "workspace": "", "claude_session_id": "", "tips": "",
     }  # fmt: skip
 
 

@@ -1,62 +1,58 @@
 """A chat completion request: decoded once, checked completely, unknown fields accepted.
 
-`parse` is what both router and worker call, so both refuse the same requests with the same error object.
+`parse` is what both router and worker call, so both refuse the same requests with the same error object. What each
+field does: docs/openai-conformance.md.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from claude_worker.openai.errors import ApiError, bad_request
+from claude_worker.decoding import BodyDecoder
+from claude_worker.openai.errors import bad_request
+from claude_worker.openai.messages import (
+    CallFunction,
+    CallPart,
+    FileData,
+    ImageUrl,
+    Message,
+    Part,
+    check_last,
+    check_messages,
+)
+from claude_worker.openai.tools import answer_schema, choice, functions
+
+if TYPE_CHECKING:
+    from claude_worker.bridge import ClientTool
+
+__all__ = [
+    "MAX_BODY_BYTES",
+    "CallFunction",
+    "CallPart",
+    "ChatRequest",
+    "FileData",
+    "ImageUrl",
+    "Message",
+    "Part",
+    "StreamOptions",
+    "parse",
+]
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 """Default limit of a request's body."""
-
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-
-
-class ImageUrl(msgspec.Struct, frozen=True):
-    """`image_url` of a content part: a `data:` URI or an http(s) address."""
-
-    url: str
-
-
-class Part(msgspec.Struct, frozen=True):
-    """One content part."""
-
-    type: str
-    text: str | None = None
-    refusal: str | None = None
-    image_url: ImageUrl | None = None
-
-
-class Message(msgspec.Struct, frozen=True):
-    """One message. `content` is text, a list of parts, or null (an assistant message with tool calls)."""
-
-    role: str
-    content: str | list[Part] | None = None
-    name: str | None = None
-    tool_calls: list[Any] | None = None
-    tool_call_id: str | None = None
-
-    def text(self) -> str:
-        """The message's text parts, joined by newlines."""
-        if isinstance(self.content, list):
-            return "\n".join(p.text or p.refusal or "" for p in self.content if p.type in ("text", "refusal"))
-        return self.content or ""
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
     """`stream_options`."""
 
     include_usage: bool | None = None
+    include_obfuscation: bool | None = None
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
-    """`POST /v1/chat/completions`: the fields that mean something here."""
+    """`POST /v1/chat/completions`. Fields without effect are here so that the answer can name them."""
 
     messages: list[Message]
     model: str = "claude-code"
@@ -67,6 +63,39 @@ class ChatRequest(msgspec.Struct, frozen=True):
     conversation_id: str | None = None
     metadata: dict[str, Any] | None = None
     user: str | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    max_completion_tokens: int | None = None
+    max_tokens: int | None = None
+    stop: str | list[str] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    modalities: list[str] | None = None
+    audio: Any = None
+    prediction: Any = None
+    moderation: Any = None
+    web_search_options: Any = None
+    service_tier: str | None = None
+    store: bool | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: str | None = None
+    safety_identifier: str | None = None
+    functions: Any = None
+    function_call: Any = None
+    previous: str | None = None
+    """The turn that this request goes on from, by its uuid (hex). For APIs that name it; never from a chat's body."""
+    unknown: tuple[str, ...] = ()
+    """Names of the body's fields that are none of these. Set by `parse`; never from a body."""
 
     @property
     def include_usage(self) -> bool:
@@ -80,76 +109,77 @@ class ChatRequest(msgspec.Struct, frozen=True):
         """The messages without system and developer ones."""
         return [m for m in self.messages if m.role not in ("system", "developer")]
 
+    def client_tools(self) -> tuple[ClientTool, ...]:
+        """The tools that the model may call at the client. Raises ApiError (400).
 
-_decoder = msgspec.json.Decoder(ChatRequest)
-_PATH = re.compile(r" - at `\$\.?(.*)`$")
+        `tools` and `tool_choice` are checked here and not by `parse`: a model name that leaves the client's tools aside
+        takes them in any form.
+        """
+        from claude_worker.bridge import ClientTool  # noqa: PLC0415 - the router has no use for it
 
+        if self.tools is None and self.tool_choice is None:
+            return ()
+        found = functions(self.tools or ())
+        mode, allowed = choice(self.tool_choice, [name for name, _, _ in found])
+        if mode == "none":
+            return ()
+        return tuple(ClientTool(*tool) for tool in found if allowed is None or tool[0] in allowed)
 
-def _from_validation(error: msgspec.ValidationError) -> ApiError:
-    text = str(error)
-    found = _PATH.search(text)
-    path = found[1] if found else None
-    message = text[: found.start()] if found else text
-    if path is None and "`object`" in message:
-        return bad_request(f"The body must be a JSON object. {message}.", code="invalid_body")
-    if "missing required field `messages`" in message:
-        return bad_request("'messages' is required.", code="missing_required_parameter", param="messages")
-    missing = re.search(r"missing required field `(\w+)`", message)
-    if missing:
-        where = f"{path}.{missing[1]}" if path else missing[1]
-        return bad_request(f"'{where}' is required.", code="missing_required_parameter", param=where)
-    return bad_request(
-        f"Invalid value for '{path}': {message[0].lower()}{message[1:]}.", code="invalid_type", param=path
-    )
+    def schema(self) -> dict[str, Any] | None:
+        """The JSON Schema that the answer must meet; None: it is text. Raises ApiError (400)."""
+        return answer_schema(self.response_format)
 
 
-def _check_message(message: Message, where: str) -> None:
-    if message.role not in ROLES:
-        allowed = ", ".join(ROLES)
-        raise bad_request(f"'{where}.role' is {message.role!r}; it must be one of {allowed}.", code="invalid_role",
-                          param=f"{where}.role")  # fmt: skip
-    if message.content is None and message.role != "assistant":
-        raise bad_request(f"'{where}.content' is required for role {message.role!r}.", code="missing_content",
-                          param=f"{where}.content")  # fmt: skip
-    if isinstance(message.content, list):
-        for j, part in enumerate(message.content):
-            _check_part(part, f"{where}.content[{j}]")
+_decoder = BodyDecoder(ChatRequest)
 
 
-def _check_part(part: Part, where: str) -> None:
-    given = {"text": part.text, "refusal": part.refusal, "image_url": part.image_url}
-    if part.type not in given:
-        raise bad_request(f"'{where}.type' is {part.type!r}; it must be text, image_url or refusal.",
-                          code="unsupported_content", param=f"{where}.type")  # fmt: skip
-    if given[part.type] is None:
-        raise bad_request(f"'{where}.{part.type}' is required.", code="missing_required_parameter",
-                          param=f"{where}.{part.type}")  # fmt: skip
+def _decode(body: bytes) -> ChatRequest:
+    """Raises ApiError (400)."""
+    request, unknown = _decoder.decode(body)
+    if request.previous is not None or request.unknown:
+        unknown += ("previous",) * (request.previous is not None) + ("unknown",) * bool(request.unknown)
+    return msgspec.structs.replace(request, previous=None, unknown=unknown) if unknown else request
+
+
+_REFUSED = {
+    "logprobs": "Log probabilities are not available.",
+    "top_logprobs": "Log probabilities are not available.",
+    "audio": "Audio is not supported.",
+    "moderation": "Moderation is not available.",
+    "functions": "'functions' is deprecated and not supported; use 'tools'.",
+    "function_call": "'function_call' is deprecated and not supported; use 'tools' and 'tool_choice'.",
+}
+"""Fields whose effect the client would miss: ignoring them would give it a wrong answer."""
+
+
+def _check_fields(request: ChatRequest) -> None:
+    if request.n not in (None, 1):
+        raise bad_request("'n' must be 1: a conversation has one continuation.", code="unsupported_value", param="n")
+    if request.modalities and request.modalities != ["text"]:
+        raise bad_request("'modalities' must be [\"text\"].", code="unsupported_value", param="modalities")
+    if (
+        request.logprobs
+        or request.top_logprobs
+        or request.audio is not None
+        or request.moderation is not None
+        or request.functions is not None
+        or request.function_call is not None
+    ):
+        name = next(n for n in _REFUSED if (v := getattr(request, n)) is not None and (v or "logprobs" not in n))
+        raise bad_request(_REFUSED[name], code="unsupported_parameter", param=name)
+    if request.response_format is not None:
+        request.schema()
 
 
 def parse(body: bytes) -> ChatRequest:
     """Decode and check a request's body.
 
     Raises ApiError (400): malformed JSON, invalid UTF-8, not an object, missing or empty `messages`, wrong types,
-    unknown role or part, `n` other than 1, last message not from the user.
+    unknown role or part, what cannot be honoured and must not be ignored, last message neither the user's nor the
+    results of all the tool calls before it.
     """
-    try:
-        request = _decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise _from_validation(error) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise bad_request(f"The body is not valid JSON: {error}.", code="invalid_json") from error
-    if not request.messages:
-        raise bad_request("'messages' must hold at least one message.", code="empty_messages", param="messages")
-    for i, message in enumerate(request.messages):
-        _check_message(message, f"messages[{i}]")
-    if request.n not in (None, 1):
-        raise bad_request("'n' must be 1: a conversation has one continuation.", code="unsupported_value", param="n")
-    last = request.messages[-1]
-    where = f"messages[{len(request.messages) - 1}]"
-    if last.role != "user":
-        raise bad_request(f"The last message must have the role 'user'; it has {last.role!r}.",
-                          code="last_message_not_user", param=f"{where}.role")  # fmt: skip
-    if last.content is None or (isinstance(last.content, str) and not last.content.strip()) or last.content == []:
-        raise bad_request("The last message is empty.", code="empty_message",
-                          param=f"{where}.content")  # fmt: skip
+    request = _decode(body)
+    check_messages(request.messages)
+    _check_fields(request)
+    check_last(request.messages)
     return request
