@@ -94,6 +94,7 @@ class Reflector(Generic[T]):
         namespace: str,
         *,
         label_selector: str = "",
+        field_selector: str = "",
         indexes: Mapping[str, Index[T]] | None = None,
         page: int = PAGE,
         resync: float = math.inf,
@@ -105,7 +106,7 @@ class Reflector(Generic[T]):
         self._api = api
         self._resource = resource
         self._namespace = namespace
-        self._selector = {"labelSelector": label_selector}
+        self._selector = {"labelSelector": label_selector, "fieldSelector": field_selector}
         self._page = page
         self._resync = resync
         self._silence = silence

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from claude_crds.views import TIPS, ClaudePool, ClaudeSession, PersistentVolumeClaim, Pod
+from claude_crds.views import TIPS, ClaudePool, ClaudeSession, ClaudeTeam, PersistentVolumeClaim, Pod, Secret
 
 GROUP = "claude-code-api.io"
 VERSION = "v1alpha1"
@@ -49,7 +49,7 @@ WORKER_PORT = 8080
 PORT_NAME = "http"
 
 READY_CONDITION = "Ready"
-"""The one condition type of both resources: its reason and message say why not."""
+"""The condition type that all of ours have: its reason and message say why not."""
 
 
 class Phase(StrEnum):
@@ -96,8 +96,10 @@ class Resource(Generic[T]):
 
 SESSIONS = Resource(API_VERSION, "ClaudeSession", "claudesessions", ClaudeSession)
 POOLS = Resource(API_VERSION, "ClaudePool", "claudepools", ClaudePool)
+TEAMS = Resource(API_VERSION, "ClaudeTeam", "claudeteams", ClaudeTeam)
 PODS = Resource("v1", "Pod", "pods", Pod)
 CLAIMS = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims", PersistentVolumeClaim)
+SECRETS = Resource("v1", "Secret", "secrets", Secret)
 EVENTS: Resource[dict[str, Any]] = Resource("v1", "Event", "events", dict)
 
 _DURATION = re.compile(r"0|(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?(?:(\d{1,6})ms)?", re.ASCII)

@@ -12,61 +12,14 @@ from typing import Any
 
 import msgspec
 
-
-class Frozen(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="camel"):
-    """Base of the views. `gc=False`: a view never refers to itself, and thousands of them need no collecting."""
-
-
-class OwnerReference(Frozen, frozen=True):
-    kind: str
-    name: str
-    uid: str
-    controller: bool = False
-
-
-TIPS = "claude-code-api.io/tips"
-
-
-class Annotations(Frozen, frozen=True):
-    """Of the annotations there may be large ones; only this is kept."""
-
-    tips: str = msgspec.field(default="", name=TIPS)
-
-
-class Metadata(Frozen, frozen=True):
-    name: str
-    namespace: str = ""
-    uid: str = ""
-    resource_version: str = ""
-    generation: int = 0
-    labels: dict[str, str] = {}
-    annotations: Annotations = Annotations()
-    owner_references: tuple[OwnerReference, ...] = ()
-    creation_timestamp: datetime | None = None
-    deletion_timestamp: datetime | None = None
-
-
-class Object(Frozen, frozen=True):
-    """What every view has."""
-
-    metadata: Metadata
-
-    @property
-    def name(self) -> str:
-        return self.metadata.name
-
-    @property
-    def leaving(self) -> bool:
-        """Deleted, but still there."""
-        return self.metadata.deletion_timestamp is not None
-
-
-class Condition(Frozen, frozen=True):
-    type: str
-    status: str
-    reason: str = ""
-    message: str = ""
-    last_transition_time: datetime | None = None
+from claude_crds.objects import TIPS as TIPS
+from claude_crds.objects import Annotations as Annotations
+from claude_crds.objects import Condition as Condition
+from claude_crds.objects import Frozen as Frozen
+from claude_crds.objects import Metadata as Metadata
+from claude_crds.objects import Object as Object
+from claude_crds.objects import OwnerReference as OwnerReference
+from claude_crds.objects import condition as condition
 
 
 class PoolRef(Frozen, frozen=True):
@@ -83,6 +36,7 @@ class Usage(Frozen, frozen=True):
 class SessionSpec(Frozen, frozen=True):
     conversation_id: str = msgspec.field(name="conversationID")
     tenant: str = "default"
+    team: str = ""
     pool_ref: PoolRef = PoolRef()
     desired_state: str = "Running"
     last_request_time: datetime | None = None
@@ -142,11 +96,11 @@ class ConfigMapRef(Frozen, frozen=True):
 class ClaudeConfiguration(Frozen, frozen=True):
     """What Claude Code is configured by; `${NAME}` in it is a variable of the worker."""
 
-    mcp_servers: dict[str, Any] = {}
+    mcp_servers: dict[str, Any] = msgspec.field(default_factory=dict)
     memory: str = ""
-    settings: dict[str, Any] = {}
-    commands: dict[str, str] = {}
-    agents: dict[str, str] = {}
+    settings: dict[str, Any] = msgspec.field(default_factory=dict)
+    commands: dict[str, str] = msgspec.field(default_factory=dict)
+    agents: dict[str, str] = msgspec.field(default_factory=dict)
     config_map_ref: ConfigMapRef | None = None
     slash_commands: bool = False
 
@@ -166,7 +120,7 @@ class PoolSpec(Frozen, frozen=True):
     retention: str = "0"
     image: str = ""
     workspace: Workspace = Workspace()
-    pod_template: dict[str, Any] = {}
+    pod_template: dict[str, Any] = msgspec.field(default_factory=dict)
     model: str = ""
     models: dict[str, str] = msgspec.field(default_factory=_models)
     permission_mode: str = "bypassPermissions"
@@ -192,6 +146,63 @@ class PoolStatus(Frozen, frozen=True):
 class ClaudePool(Object, frozen=True):
     spec: PoolSpec
     status: PoolStatus = PoolStatus()
+
+
+class Budget(Frozen, frozen=True):
+    """What a team may spend in a period (`teams.Period`)."""
+
+    usd: float
+    period: str = "month"
+    warn_percent: int = 80
+
+
+class SecretName(Frozen, frozen=True):
+    name: str
+
+
+class TeamAnthropic(Frozen, frozen=True):
+    secret_ref: SecretName | None = None
+    base_url: str = msgspec.field(default="", name="baseURL")
+
+
+class TeamSpec(Frozen, frozen=True):
+    """A limit that is None is none."""
+
+    pool_ref: PoolRef = PoolRef()
+    models: tuple[str, ...] = ()
+    max_sessions: int | None = None
+    max_live: int | None = None
+    max_concurrent_turns: int | None = None
+    requests_per_minute: int | None = None
+    budget: Budget | None = None
+    anthropic: TeamAnthropic = TeamAnthropic()
+    admin: bool = False
+
+
+class TeamStatus(Frozen, frozen=True):
+    observed_generation: int = 0
+    sessions: int = 0
+    live: int = 0
+    turns: int = 0
+    usage: Usage = Usage()
+    period_start: datetime | None = None
+    conditions: tuple[Condition, ...] = ()
+
+
+class ClaudeTeam(Object, frozen=True):
+    spec: TeamSpec
+    status: TeamStatus = TeamStatus()
+
+    @property
+    def pool(self) -> str:
+        return self.spec.pool_ref.name
+
+
+class Secret(Object, frozen=True):
+    data: dict[str, bytes] = msgspec.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Secret(name={self.name!r})"  # whatever prints it, prints no secret
 
 
 class Waiting(Frozen, frozen=True):
@@ -257,8 +268,3 @@ class ClaimStatus(Frozen, frozen=True):
 
 class PersistentVolumeClaim(Object, frozen=True):
     status: ClaimStatus = ClaimStatus()
-
-
-def condition(conditions: tuple[Condition, ...], type_: str) -> Condition | None:
-    """The condition of that type, if there is one."""
-    return next((c for c in conditions if c.type == type_), None)

@@ -26,7 +26,7 @@ from claude_crds.resources import (
 )
 from claude_crds.tokens import token_hash
 from claude_crds.views import ClaudePool, ClaudeSession
-from claude_operator import claude
+from claude_operator import claude, gateway
 from claude_operator.settings import OperatorSettings
 
 Json = dict[str, Any]
@@ -68,6 +68,7 @@ def template(pool: ClaudePool, settings: OperatorSettings) -> Json:
                 {"name": "tmp", "emptyDir": {}},
                 {"name": "home", "emptyDir": {}},
                 *claude.volumes(spec.claude, configuration),
+                *gateway.volumes(settings),
             ],
         },
     }
@@ -105,6 +106,7 @@ def _container(pool: ClaudePool, settings: OperatorSettings) -> Json:
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "home", "mountPath": "/home/claude"},
             *claude.mounts(pool.spec.claude),
+            *gateway.mounts(settings),
         ],
     }
 
@@ -133,9 +135,11 @@ def _environment(pool: ClaudePool, settings: OperatorSettings) -> list[Json]:
         "SLASH_COMMANDS": "true" if spec.claude.slash_commands else "",
         "CLAUDE_CONFIG_SEED": claude.PATH if claude.mounts(spec.claude) else "",
         "ANTHROPIC_BASE_URL": spec.anthropic.base_url,
+        **gateway.environment(settings),
     }
     environment: list[Json] = [{"name": k, "value": v} for k, v in values.items() if v]
-    if ref := spec.anthropic.secret_ref:
+    # With a gateway no worker has a key of the model's, whatever its pool says.
+    if (ref := spec.anthropic.secret_ref) and not settings.gateway_url:
         source = {"secretKeyRef": {"name": ref.name, "key": ref.key}}
         environment.append({"name": "ANTHROPIC_API_KEY", "valueFrom": source})
     return environment

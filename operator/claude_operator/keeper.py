@@ -101,6 +101,8 @@ class Keeper:
         unix = state.unix()
         for session in attended.values():
             note, slot = state.note(session.name), state.slot_of(session.name)
+            if slot is not None:
+                slot.team = session.spec.team
             if slot is None and session.status.phase == Phase.READY and not note.writing and note.trouble is None:
                 note.revive = True  # it was lost while nobody looked
                 note.restarts = session.status.restarts + 1
@@ -141,11 +143,21 @@ class Keeper:
                 self._remove(slot, False)
         # While nothing can be started, one spare is tried now and then, so that recovery is seen without a request.
         warm = max(spec.warm, 1) if state.trouble else spec.warm
-        policy = Policy(spec.size, min(warm, spec.size), duration(spec.idle_timeout), state.warm_not_before)
-        sessions = [self._view(s, now) for s in attended.values() if not s.leaving]
+        sessions = self._sessions(attended)
         workers = [slot.view(now, template) for slot in state.slots.values()]
+        state.turns.look(sessions, workers, now)
+        policy = Policy(
+            spec.size,
+            min(warm, spec.size),
+            duration(spec.idle_timeout),
+            state.warm_not_before,
+            self._world.shares,
+            state.turns.ended,
+        )
         decision = decide(policy, sessions, workers, now)
-        state.positions = {a.session: a.position for a in decision.actions if isinstance(a, Queue)}
+        queue = [a for a in decision.actions if isinstance(a, Queue)]
+        state.positions = {a.session: a.position for a in queue}
+        state.at_limit = {a.session for a in queue if a.own}
         for action in decision.actions:
             self._apply(action, pool, attended, now)
         return [decision.wake_at, state.warm_not_before]
@@ -157,9 +169,13 @@ class Keeper:
             self._hashed = made_from, build.template_hash(build.template(pool, self._settings))
         return self._hashed[1]
 
-    def _view(self, session: ClaudeSession, now: float) -> Session:
-        note = self.state.note(session.name)
-        return note.view(session, fresh=not self._world.claim_of(session))
+    def _sessions(self, attended: dict[str, ClaudeSession]) -> list[Session]:
+        note, claim_of = self.state.note, self._world.claim_of
+        views = [note(s.name).view(s, fresh=not claim_of(s)) for s in attended.values() if not s.leaving]
+        known = {view.name for view in views}
+        # What is left of a deleted one's worker takes its team's room.
+        left = [s for s in self.state.slots.values() if s.session and s.team and s.session not in known]
+        return views + [Session(s.session, None, fresh=False, team=s.team) for s in left if s.session]
 
     def _apply(self, action: Action, pool: ClaudePool, attended: dict[str, ClaudeSession], now: float) -> None:
         state = self.state

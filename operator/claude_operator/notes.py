@@ -75,7 +75,7 @@ class Note:
     def view(self, session: ClaudeSession, *, fresh: bool) -> Session:
         """As `decide` sees it."""
         suspend = session.spec.desired_state == Desired.SUSPENDED
-        return Session(session.name, self.waiting_since, fresh, suspend, self.not_before)
+        return Session(session.name, self.waiting_since, fresh, suspend, self.not_before, session.spec.team)
 
     def lapses(self, now: float) -> float | None:
         """When its wait ends if nobody renews it; None if it does not wait."""

@@ -60,7 +60,9 @@ class Operations:
             return
         self._metrics.evictions.labels(reason).inc()
         if session is not None and reason == "evicted":
-            told = "Evicted: the pool needs the room for a conversation that waits, and this one was idle the longest."
+            told = (
+                "Evicted: a conversation that waits needs the room, and this one was the first of the idle ones to go."
+            )
             self.state.recorder.tell(SESSIONS, session, Step.EVICTED, told)
 
     async def remove(self, slot: Slot, *, purge: bool) -> None:

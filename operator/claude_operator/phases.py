@@ -30,6 +30,8 @@ class Facts:
     """No start is under way, and the last one failed."""
     restarts: int
     unix: float
+    team_limit: int | None = None
+    """How many workers its team may have, if that is what it waits for: then `position` is one among its team."""
 
 
 def target(facts: Facts) -> SessionStatus:
@@ -78,6 +80,11 @@ def _phase(facts: Facts) -> tuple[Phase, str, str]:
 def _place(facts: Facts) -> str:
     if facts.position is None:
         return "It is about to get a worker."
+    if facts.team_limit is not None:
+        whose = f"team {facts.session.spec.team}"
+        return (
+            f"Number {facts.position} in the line of {whose}: all {facts.team_limit} workers of its share are in use."
+        )
     if facts.pool_size == 0:
         return f"Number {facts.position} in the line: the pool's size is 0, so no worker is started."
     return f"Number {facts.position} in the line: all {facts.pool_size} workers of the pool are in use."

@@ -65,6 +65,7 @@ class Publisher:
                 failed=failed,
                 restarts=note.restarts,
                 unix=unix,
+                team_limit=self._world.shares.get(session.spec.team) if session.name in state.at_limit else None,
             )
         )
 

@@ -21,6 +21,9 @@ class OperatorSettings:
         "WORKER_SERVICE_ACCOUNT", "", text(), "Service account of worker pods, whose token they do not get."
     )
     worker_key_file: str = setting("WORKER_KEY_FILE", "", text(), "File with the key that workers' tokens come from.")
+    gateway_url: str = setting(
+        "GATEWAY_URL", "", text(), "Where workers find the model's gateway; empty: they get the pool's key themselves."
+    )
     pod_name: str = setting("POD_NAME", "", text(), "This replica's name in the Lease; empty: the host's.")
     lease_name: str = setting("LEASE_NAME", "claude-operator", text(), "Lease that says which replica leads.")
     lease: float = setting(
@@ -54,4 +57,6 @@ def load_settings(environ: Mapping[str, str]) -> OperatorSettings:
     for name, value in (("WORKER_IMAGE", settings.worker_image), ("WORKER_KEY_FILE", settings.worker_key_file)):
         if not value:
             raise SettingsError(f"{name} is not set")
+    if settings.gateway_url and not settings.gateway_url.startswith(("http://", "https://")):
+        raise SettingsError("GATEWAY_URL: must be an http or https address")
     return settings

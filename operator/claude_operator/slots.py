@@ -42,6 +42,7 @@ class Word(msgspec.Struct, frozen=True):
     claude_session_id: str | None = None
     error: str | None = None
     problem: str | None = None
+    parked: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +55,8 @@ class Slot:
     since: float
     """When it was decided, or first seen."""
     last_active: float
+    team: str = ""
+    """Of its session: counts until the pod is gone, whatever becomes of the session."""
     pod: Pod | None = None
     word: Word | None = None
     followed: asyncio.Task[None] | None = None
@@ -131,7 +134,8 @@ class Slot:
         """As `decide` sees it."""
         label = self.pod.metadata.labels.get(TEMPLATE_LABEL) if self.pod else template
         stale = self.outdated or label != template
-        return Worker(self.name, self.state, self.session, self.busy(now), self.last_active, stale)
+        parked = now >= self.held_until and self.word is not None and self.word.parked
+        return Worker(self.name, self.state, self.session, self.busy(now), self.last_active, stale, parked)
 
 
 def bound_to(pod: Pod) -> str | None:

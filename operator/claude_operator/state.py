@@ -14,6 +14,7 @@ from claude_crds.errors import ApiError
 from claude_operator.lease import NotLeading
 from claude_operator.notes import Note, backoff
 from claude_operator.recorder import Recorder
+from claude_operator.shares import Turns
 from claude_operator.slots import Slot
 from claude_operator.trouble import Trouble
 
@@ -32,6 +33,9 @@ class PoolState:
     slots: dict[str, Slot] = field(default_factory=dict)
     notes: dict[str, Note] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
+    at_limit: set[str] = field(default_factory=set)
+    """Of those, who waits for the own team's limit: the position is one among its team."""
+    turns: Turns = field(default_factory=Turns)
     trouble: Trouble | None = None
     """Why workers of this pool cannot be started, as far as is known."""
     healthy_at: float = 0.0

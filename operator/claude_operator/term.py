@@ -16,6 +16,7 @@ from claude_operator.recorder import Recorder
 from claude_operator.settings import OperatorSettings
 from claude_operator.state import PoolState
 from claude_operator.sweep import INTERVAL_SECONDS, sweep
+from claude_operator.teams import TeamWriter
 from claude_operator.workers import Workers
 from claude_operator.world import World
 
@@ -46,6 +47,7 @@ class Term:
         self.world = World(api, namespace, self.ring, resync=settings.resync)
         self._workers = Workers(key, namespace)
         self._recorder = Recorder(api, namespace)
+        self._teams = TeamWriter(api, namespace, self.world, check)
         self._acts = Acts(api, namespace, self.world, self._workers, settings, Faults(settings.fault_points), check)
 
     async def begin(self) -> None:
@@ -55,6 +57,7 @@ class Term:
         self._begun = True
         for pool in sorted(self._rang):
             self.ring(pool)
+        self._tasks.append(asyncio.create_task(self._teams.run(), name="team statuses"))
         self._tasks.append(asyncio.create_task(self._sweep()))
         log.info("looking after %d pools", len(self._keepers))
 

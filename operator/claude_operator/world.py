@@ -1,4 +1,4 @@
-"""The operator's view of its namespace: four reflectors, and the bells they ring."""
+"""The operator's view of its namespace: five reflectors, and the bells they ring."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from claude_crds.resources import (
     SESSION_LABEL,
     SESSION_UID_LABEL,
     SESSIONS,
+    TEAMS,
     WORKERS_SELECTOR,
 )
-from claude_crds.views import ClaudePool, ClaudeSession, Object, PersistentVolumeClaim, Pod
+from claude_crds.views import ClaudePool, ClaudeSession, ClaudeTeam, Object, PersistentVolumeClaim, Pod
 from claude_operator.notes import attended
+from claude_operator.optional import OptionalReflector
 
 BY_POOL = "pool"
 BY_SESSION = "session"
+BY_TEAM = "team"
 ATTENDED = "attended"
 """Sessions of a pool that may need something; the suspended ones, most of all, cost nothing here."""
 
@@ -35,10 +38,15 @@ class World:
             api,
             SESSIONS,
             namespace,
-            indexes={BY_POOL: lambda s: [s.pool], ATTENDED: lambda s: [s.pool] if attended(s) else []},
+            indexes={
+                BY_POOL: lambda s: [s.pool],
+                BY_TEAM: lambda s: [s.spec.team] if s.spec.team else [],
+                ATTENDED: lambda s: [s.pool] if attended(s) else [],
+            },
             resync=resync,
         )
         self.pools = Reflector(api, POOLS, namespace, resync=resync)
+        self.teams = OptionalReflector(api, TEAMS, namespace, resync=resync)
         self.pods = Reflector(
             api,
             PODS,
@@ -58,16 +66,32 @@ class World:
         self.pools.listen(lambda _, old, new: self._rang(old, new, lambda p: [p.name]))
         self.pods.listen(lambda _, old, new: self._rang(old, new, _pool_of))
         self.claims.listen(lambda _, old, new: self._rang(old, new, _pool_of))
+        self.teams.listen(lambda _, old, new: self._teams_changed(old, new))
+        self._shares: dict[str, int] | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def reflectors(
         self,
-    ) -> tuple[Reflector[ClaudeSession], Reflector[ClaudePool], Reflector[Pod], Reflector[PersistentVolumeClaim]]:
-        return self.sessions, self.pools, self.pods, self.claims
+    ) -> tuple[
+        Reflector[ClaudeSession],
+        Reflector[ClaudePool],
+        Reflector[Pod],
+        Reflector[PersistentVolumeClaim],
+        Reflector[ClaudeTeam],
+    ]:
+        return self.sessions, self.pools, self.pods, self.claims, self.teams
+
+    @property
+    def shares(self) -> dict[str, int]:
+        """Most live workers in a pool, by team; a team that is not in it has no limit."""
+        if self._shares is None:
+            teams = self.teams.items()
+            self._shares = {t.name: t.spec.max_live for t in teams if t.spec.max_live is not None}
+        return self._shares
 
     async def begin(self) -> None:
-        """Follow all four; returns when each has been listed."""
+        """Follow all five; returns when each has been listed."""
         self._tasks = [asyncio.create_task(reflector.run()) for reflector in self.reflectors]
         for reflector in self.reflectors:
             await reflector.wait_synced()
@@ -86,6 +110,12 @@ class World:
         # The status may have been lost, or not yet written. A session that is used holds its claim by the uid.
         found.sort(key=lambda c: (c.metadata.labels.get(SESSION_UID_LABEL) != session.metadata.uid, c.name))
         return found[0].name if found else ""
+
+    def _teams_changed(self, old: ClaudeTeam | None, new: ClaudeTeam | None) -> None:
+        if old is None or new is None or old.spec.max_live != new.spec.max_live:
+            self._shares = None
+            for pool in self.pools.items():
+                self._ring(pool.name)
 
     def _rang(self, old: Object | None, new: Object | None, pools: Callable[..., Iterable[str]]) -> None:
         for object_ in (old, new):

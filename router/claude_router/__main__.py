@@ -1,4 +1,4 @@
-"""`python -m claude_router`: the endpoint on one machine; `--check-health [URL]`: ask a running one how it is."""
+"""`python -m claude_router`: the endpoint on one machine; `--check-health [URL]`: ask one; `keys`: API keys."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 _USAGE = """\
 usage: python -m claude_router                        serve; settings come from the environment (see README)
        python -m claude_router --check-health [URL]   exit 0 if the server at URL, or at PORT on this machine, is well
+       python -m claude_router keys --help            API keys of teams: create, list, revoke
 """
 
 
@@ -26,6 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
             from claude_router.local.health import check_health  # noqa: PLC0415
 
             return check_health(*url)
+        case ["keys", *rest]:
+            from claude_router.keys_command.command import main as keys  # noqa: PLC0415
+
+            return keys(rest)
         case ["-h" | "--help"]:
             print(_USAGE, end="")
             return 0

@@ -15,8 +15,10 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.routing import Match
 from starlette.types import Scope
 
+from claude_router.access import grant_of
 from claude_router.identity import checked, decode_id
-from claude_router.sessions import LOCAL_TENANT, ConversationKey
+from claude_router.sessions import ConversationKey
+from claude_worker.openai.errors import ApiError
 
 ROOT = "/conversations"
 CONVERSATION = ROOT + "/{conversation_id:anytext}"
@@ -33,6 +35,7 @@ _RAW = {
     FILES: re.compile(_NO_FILE + rb"(?s:(.+))/files"),
     FILE: re.compile(rb"(?s:(.+?)/files/(.+))"),
 }
+_TEMPLATES = {template.replace(":anytext", ""): template for template in _RAW}
 
 
 class _AnyText(Convertor[str]):
@@ -67,10 +70,24 @@ class RawRoute(APIRoute):
 
 
 def key_of(scope: Scope, template: str = CONVERSATION) -> ConversationKey:
-    """The conversation that the path names, decoded by the same rule as the header. Raises ApiError (400)."""
+    """The conversation of the request's own team that the path names, decoded by the same rule as the header.
+
+    The request has gone through the door (`claude_router.access`). Raises ApiError (400).
+    """
     found = _RAW[template].fullmatch(_raw(scope))
     conversation_id = decode_id(unquote_to_bytes(found[1])) if found else ""
-    return ConversationKey(LOCAL_TENANT, checked(conversation_id, "conversation_id"))
+    return ConversationKey(grant_of(scope).tenant, checked(conversation_id, "conversation_id"))
+
+
+def conversation_of(scope: Scope, route: str) -> str | None:
+    """The object name of the conversation that the path names, if any; `route`: the route's path without convertors."""
+    template = _TEMPLATES.get(route)
+    if template is None:
+        return None
+    try:
+        return key_of(scope, template).name
+    except ApiError:
+        return None  # no conversation can have such an id
 
 
 def file_of(scope: Scope) -> str:

@@ -27,14 +27,17 @@ class Answer:
     """The client's end of one request.
 
     `status` is what went out as HTTP status (0: nothing yet), `code` the error's code if there was one, `first_byte`
-    the time (`time.perf_counter`) of the first byte of content, `told_tip` the tip that came in a header.
+    the time (`time.perf_counter`) of the first byte of content, `told_tip` the tip that came in a header, `tail` the
+    last bytes of the body, LAST or more of them.
     """
 
-    __slots__ = ("_send", "_tail", "code", "dialect", "first_byte", "headers", "status", "told_tip")
+    __slots__ = ("_keep", "_send", "code", "dialect", "first_byte", "headers", "status", "tail", "told_tip")
 
-    def __init__(self, send: Send, dialect: Dialect = CHAT) -> None:
+    def __init__(self, send: Send, dialect: Dialect = CHAT, *, keep: int = LAST) -> None:
+        """`keep`: how many bytes `tail` may have."""
         self._send = send
-        self._tail = b""
+        self._keep = keep
+        self.tail = b""
         self.dialect = dialect
         self.told_tip = ""
         self.headers: HeaderList = []
@@ -48,12 +51,12 @@ class Answer:
 
     def completes(self, data: bytes = b"") -> bool:
         """Whether the stream's own end has gone out once `data` has."""
-        return is_whole(self._tail + data[-LAST:], self.dialect.ends)
+        return is_whole(self.tail + data[-LAST:], self.dialect.ends)
 
     @property
     def tip(self) -> str:
         """Hash of the history that the whole answer ended, or "" when the worker told none."""
-        return self.told_tip or (tip_in(self._tail) if self.completes() else "")
+        return self.told_tip or (tip_in(self.tail) if self.completes() else "")
 
     async def begin(self, status: int, headers: HeaderList) -> None:
         """Send status and headers, this answer's own headers added."""
@@ -71,7 +74,8 @@ class Answer:
         if not self.first_byte:
             self.first_byte = time.perf_counter()
         # Not parsing: only the last few bytes are kept, to know whether a broken stream broke inside a frame.
-        self._tail = data[-LAST:] if len(data) >= LAST else (self._tail + data)[-LAST:]
+        keep = self._keep
+        self.tail = data[-keep:] if len(data) >= keep else (self.tail + data)[-keep:]
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def whole(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
@@ -83,7 +87,7 @@ class Answer:
         """End with an error, in the form that still fits."""
         self.code = error.code or error.kind
         if self.begun:
-            broken = bool(self._tail) and not self._tail.endswith(b"\n\n")
+            broken = bool(self.tail) and not self.tail.endswith(b"\n\n")
             await self.chunk((b"\n\n" if broken else b"") + self.dialect.failure(error), more=False)
             return
         headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]

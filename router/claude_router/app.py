@@ -12,7 +12,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -22,11 +24,13 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
-from claude_router import errors
+from claude_router import audit, errors
+from claude_router.access import Access, known_grant
+from claude_router.addresses import conversation_of
 from claude_router.auth import ApiKeys
 from claude_router.chat import CLIENT_LEFT, Chat
 from claude_router.docs import APIS, document, turn_request, turn_responses
-from claude_router.logs import log_access
+from claude_router.logs import QUIET_ROUTES, log_access
 from claude_router.matching import Matching
 from claude_router.metrics import RouterMetrics
 from claude_router.relay import Relay
@@ -34,12 +38,14 @@ from claude_router.routes import Routes
 from claude_router.running import Running
 from claude_router.sessions import Sessions
 from claude_router.settings import EndpointSettings
+from claude_router.usage import Usage
 from claude_worker.dialect import DIALECTS, MESSAGES
 from claude_worker.openai.errors import ApiError
 
 log = logging.getLogger(__name__)
 
 _UNMATCHED = "(none)"
+_ERROR_KEY = "claude_error"
 _DIALECTS = {dialect.path: dialect for dialect in DIALECTS}
 
 
@@ -48,6 +54,7 @@ class RouterApp(FastAPI):
 
     chat: Chat
     metrics: RouterMetrics
+    audited: bool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,9 +81,23 @@ class RouterApp(FastAPI):
             # Starlette has sent the 500 of `_on_unforeseen` and raises again, for a server that would log it.
             log.exception("request failed", extra={"fields": {"route": _template(scope)}})
         finally:
-            seconds = time.perf_counter() - began
-            self.metrics.answered(_template(scope), status or CLIENT_LEFT, seconds)
-            log_access(scope["method"], _template(scope), status or CLIENT_LEFT, seconds)
+            self._account(scope, status or CLIENT_LEFT, time.perf_counter() - began)
+
+    def _account(self, scope: Scope, status: int, seconds: float) -> None:
+        route = _template(scope)
+        self.metrics.answered(route, status, seconds)
+        grant = known_grant(scope)
+        team = grant.shown if grant else ""
+        if team:
+            self.metrics.answered_team(team, status)
+        log_access(scope["method"], route, status, seconds, team=team or None)
+        if self.audited and route not in QUIET_ROUTES:
+            for_team = Request(scope).query_params.get("team") if grant and grant.admin else None
+            audit.write(audit.Line(
+                **audit.about(scope, grant, for_team), method=scope["method"], route=route, model=None, status=status,
+                conversation=conversation_of(scope, route) if grant else None, error=scope.get(_ERROR_KEY),
+                latency_ms=round(seconds * 1000, 1), first_byte_ms=None, **audit.NOTHING.fields(),
+            ))  # fmt: skip
 
 
 def _path(scope: Scope) -> str:
@@ -96,17 +117,45 @@ def create_app(
     sessions: Sessions,
     *,
     version: str,
-    keys: ApiKeys | None = None,
+    access: Access | None = None,
+    usage: Usage | None = None,
     running: Running | None = None,
+    audited: bool = False,
 ) -> FastAPI:
-    """The application. `version` is this package's; `keys` are those of the settings unless given.
+    """The application. `version` is this package's; `access` is by the keys of the settings unless given.
 
+    `audited`: each request has a line in the audit log, which somebody writes.
     `app.state.running` (Running) counts the turns; `app.state.metrics` (RouterMetrics) holds the registry.
     """
     metrics = RouterMetrics()
     running = running or Running()
-    keys = keys or ApiKeys(settings.api_keys)
-    chat = Chat(settings, metrics, running, keys, Matching(sessions))
+    access = access or Access(ApiKeys(settings.api_keys))
+    chat = Chat(settings, metrics, running, access, Matching(sessions), sessions.count, audited=audited)
+
+    app = RouterApp(
+        title="claude-code-api",
+        version=version,
+        description="Claude Code behind OpenAI's API: one conversation, one worker, one memory.",
+        lifespan=_connected(chat, settings, sessions, metrics),
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers=_HANDLERS,
+    )
+    app.chat = chat
+    app.metrics = metrics
+    app.audited = audited
+    app.state.running = running
+    app.state.metrics = metrics
+    _document_turns(app)
+    Routes(settings, sessions, metrics, running, access, usage or Usage(), version).add_to(app)
+    app.openapi = lambda: document(app, keys=not access.open)  # type: ignore[method-assign]
+    return app
+
+
+def _connected(
+    chat: Chat, settings: EndpointSettings, sessions: Sessions, metrics: RouterMetrics
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """The application's lifespan: connections to workers while it lasts."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -116,28 +165,7 @@ def create_app(
         finally:
             await chat.relay.close()
 
-    app = RouterApp(
-        title="claude-code-api",
-        version=version,
-        description="Claude Code behind OpenAI's API: one conversation, one worker, one memory.",
-        lifespan=lifespan,
-        redoc_url=None,
-        redirect_slashes=False,
-        exception_handlers={
-            ApiError: _on_api_error,
-            HTTPException: _on_http_exception,
-            RequestValidationError: _on_invalid_parameter,
-            Exception: _on_unforeseen,
-        },
-    )
-    app.chat = chat
-    app.metrics = metrics
-    app.state.running = running
-    app.state.metrics = metrics
-    _document_turns(app)
-    Routes(settings, sessions, metrics, running, keys, version).add_to(app)
-    app.openapi = lambda: document(app, keys=not keys.open)  # type: ignore[method-assign]
-    return app
+    return lifespan
 
 
 def _document_turns(app: FastAPI) -> None:
@@ -166,6 +194,7 @@ async def _count_tokens() -> None:
 
 def _respond(request: Request, error: ApiError) -> Response:
     """The error as the path's API has it."""
+    request.scope[_ERROR_KEY] = error.code
     anthropic = (_path(request.scope) + "/").startswith(MESSAGES.path + "/")
     body = MESSAGES.error(error) if anthropic else error.body()
     return Response(body, error.status, headers=error.headers, media_type="application/json")
@@ -201,3 +230,11 @@ def _allowed(request: Request) -> str:
         if route.matches(request.scope)[0] is not Match.NONE:
             methods |= getattr(route, "methods", None) or set()
     return ", ".join(sorted(methods))
+
+
+_HANDLERS: dict[int | type[Exception], Any] = {
+    ApiError: _on_api_error,
+    HTTPException: _on_http_exception,
+    RequestValidationError: _on_invalid_parameter,
+    Exception: _on_unforeseen,
+}

@@ -35,30 +35,36 @@ class ApiKeys:
         """Whether everybody may use the endpoint."""
         return not self._hashes and not self._required
 
-    def check(self, headers: Mapping[bytes, bytes]) -> None:
+    def check(self, headers: Mapping[bytes, bytes], *, required: bool = False) -> None:
         """Pass a request with a valid key (header names in lower case). Raises ApiError (401, 403).
 
-        The key is a bearer token, or in `x-api-key`, where Anthropic's clients send it.
+        `required`: there are keys of another kind, so that without any here none is valid.
         """
         known_hashes = self._hashes
-        if not known_hashes and not self._required:
+        if not known_hashes and not self._required and not required:
             _refuse_web_pages(headers)
             return
-        authorization = headers.get(b"authorization")
-        scheme, _, key = (authorization or b"").strip().partition(b" ")
-        if scheme.lower() != b"bearer" or not key.strip():
-            key = headers.get(b"x-api-key", b"")
-        if not key.strip():
+        key = given_key(headers)
+        if not key:
             raise ApiError(
                 401,
                 "No API key was given. Send it in the header 'Authorization: Bearer <key>', or in 'x-api-key'.",
                 code="missing_api_key",
                 headers=_CHALLENGE,
             )
-        given = hashlib.sha256(key.strip()).digest()
+        given = hashlib.sha256(key).digest()
         # Every hash is compared, and each in constant time: how long it takes tells nothing about the keys.
         if not sum(hmac.compare_digest(given, known) for known in known_hashes):
             raise ApiError(401, "The API key is not valid.", code="invalid_api_key", headers=_CHALLENGE)
+
+
+def given_key(headers: Mapping[bytes, bytes]) -> bytes:
+    """The key that a request brings: as a bearer token, or in `x-api-key`, where Anthropic's clients send it."""
+    authorization = headers.get(b"authorization")
+    scheme, _, key = (authorization or b"").strip().partition(b" ")
+    if scheme.lower() != b"bearer" or not key.strip():
+        key = headers.get(b"x-api-key", b"")
+    return key.strip()
 
 
 def _refuse_web_pages(headers: Mapping[bytes, bytes]) -> None:

@@ -15,19 +15,20 @@ from urllib.parse import quote
 
 from starlette.types import Receive, Scope, Send
 
-from claude_router import errors
-from claude_router.answer import Answer
-from claude_router.auth import ApiKeys
+from claude_router import audit, errors, team_errors
+from claude_router.access import Access, Grant
+from claude_router.answer import Answer, HeaderList
 from claude_router.client import ClientLeft, ClientWatch, read_body
 from claude_router.identity import ID_HEADER, Identity, from_header, header_value, identify
+from claude_router.limits import Count, Held
 from claude_router.logs import log_access
 from claude_router.matching import Matching
 from claude_router.metrics import RouterMetrics
 from claude_router.relay import Relay, Turn
 from claude_router.running import Running
-from claude_router.sessions import LOCAL_TENANT, ConversationKey
+from claude_router.sessions import ConversationKey
 from claude_router.settings import EndpointSettings
-from claude_worker.dialect import Dialect
+from claude_worker.dialect import LAST, Dialect
 from claude_worker.openai.errors import ApiError
 from claude_worker.openai.request import ChatRequest
 
@@ -43,6 +44,18 @@ _FORWARDED = {
 """The client's headers that mean something to a worker. Its Authorization and whatever else it sends stay here."""
 
 
+class _Visit:
+    """One request, as far as it is known: who asks, which model, which conversation, what it holds of limits."""
+
+    __slots__ = ("grant", "held", "model", "name")
+
+    def __init__(self) -> None:
+        self.grant: Grant | None = None
+        self.held: Held | None = None
+        self.model = ""
+        self.name = ""
+
+
 class Chat:
     """The endpoints. `relay` is set while the app's lifespan runs."""
 
@@ -53,27 +66,34 @@ class Chat:
         settings: EndpointSettings,
         metrics: RouterMetrics,
         running: Running,
-        keys: ApiKeys,
+        access: Access,
         matching: Matching,
+        count: Count,
+        *,
+        audited: bool = False,
     ) -> None:
+        """`count`: of `Sessions`. `audited`: whether each request has a line in the audit log."""
         self._settings = settings
         self._metrics = metrics
         self._running = running
-        self._keys = keys
+        self._access = access
         self._matching = matching
+        self._count = count
+        self._audited = audited
+        self._keep = audit.TAIL if audited else LAST
 
     async def answer(self, dialect: Dialect, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens, and count and log it."""
         began = time.perf_counter()
-        answer = Answer(send, dialect)
-        name = ""
+        answer = Answer(send, dialect, keep=self._keep)
+        visit = _Visit()
         status = CLIENT_LEFT
         self._metrics.running.inc()
         try:
             with self._running:
-                turn = await self._prepare(scope, receive, answer)
-                name = turn.name
-                self._running.begin(name)
+                turn = await self._prepare(scope, receive, answer, visit)
+                visit.name = turn.name
+                self._running.begin(turn.name)
                 async with ClientWatch(receive) as watch:
                     await self._run(turn, answer, watch)
                 if turn.made_up and (tip := answer.tip):
@@ -91,9 +111,11 @@ class Chat:
             status = answer.status
         finally:
             self._metrics.running.dec()
-            if name:
-                self._running.end(name)
-            self._account(answer, name, status, began)
+            if visit.held is not None:
+                visit.held.release()
+            if visit.name:
+                self._running.end(visit.name)
+            self._account(scope, answer, visit, status, began)
 
     async def _run(self, turn: Turn, answer: Answer, watch: ClientWatch) -> None:
         """Relay the turn; its failures are answered here, while the client is still watched."""
@@ -110,32 +132,61 @@ class Chat:
             log.exception("turn failed", extra={"fields": {"conversation": turn.name}})
             await answer.fail(errors.internal_error())
 
-    async def _prepare(self, scope: Scope, receive: Receive, answer: Answer) -> Turn:
+    async def _prepare(self, scope: Scope, receive: Receive, answer: Answer, visit: _Visit) -> Turn:
         """The turn that the request asks for. Raises ApiError and ClientLeft."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        self._keys.check(headers)
+        grant = visit.grant = self._access.enter(headers)
         if known := from_header(headers):
             answer.headers = [(ID_HEADER, header_value(known))]
         if self._running.draining:
             raise errors.shutting_down()
+        limited: HeaderList = self._access.admit_turn(grant) if grant.teams else []
+        answer.headers += limited
         body = await read_body(receive, headers, self._settings.max_body_bytes)
         request = answer.dialect.parse(body)
-        identity = self._identity(headers, request)
-        answer.headers = [(ID_HEADER, header_value(identity.id))]
+        identity = await self._identity(headers, request, grant.tenant)
+        answer.headers = [(ID_HEADER, header_value(identity.id)), *limited]
         if not self._settings.offers(identity.model):
             raise errors.model_not_found(identity.model, self._settings.model_ids)
-        return self._turn(headers, body, request, identity, answer.dialect.path)
+        visit.model = identity.model
+        key = ConversationKey(grant.tenant, identity.id)
+        if grant.teams:
+            self._hold(grant, visit, key)
+        return self._turn(headers, body, request, identity, key, answer.dialect.path)
 
-    def _identity(self, headers: dict[bytes, bytes], request: ChatRequest) -> Identity:
-        identity = identify(headers, request)
-        if identity.source == "generated" and (found := self._matching.find(LOCAL_TENANT, request)):
-            return Identity(found.id, identity.model, "history")
-        return identity
+    def _hold(self, grant: Grant, visit: _Visit, key: ConversationKey) -> None:
+        """What the turn takes of its team's limits. Raises ApiError (403, 429)."""
+        policy = grant.policy
+        if not policy.may_ask_for(visit.model, self._settings.model_ids):
+            raise team_errors.model_not_allowed(visit.model, policy.models)
+        held = self._access.limits.hold(policy)
+        held.turn(policy)
+        visit.held = held
+        self._metrics.team_turn(policy.team, 1)
+        held.conversation(policy, key.name, self._count)
+
+    async def _identity(self, headers: dict[bytes, bytes], request: ChatRequest, tenant: str) -> Identity:
+        identity = identify(headers, request, tenant)
+        if identity.source == "previous" and not await self._knows(identity, tenant):
+            raise errors.previous_response_not_found()
+        # A key whose conversation there is has been used: this is the same request again, whatever its history says.
+        if not identity.made_up or (identity.source == "key" and await self._knows(identity, tenant)):
+            return identity
+        found = self._matching.find(tenant, request)
+        return Identity(found.id, identity.model, "history") if found else identity
+
+    async def _knows(self, identity: Identity, tenant: str) -> bool:
+        return await self._matching.knows(ConversationKey(tenant, identity.id))
 
     def _turn(
-        self, headers: dict[bytes, bytes], body: bytes, request: ChatRequest, identity: Identity, path: str
+        self,
+        headers: dict[bytes, bytes],
+        body: bytes,
+        request: ChatRequest,
+        identity: Identity,
+        key: ConversationKey,
+        path: str,
     ) -> Turn:
-        key = ConversationKey(LOCAL_TENANT, identity.id)
         forwarded = {
             "Content-Type": "application/json",
             "x-claude-model": identity.model,
@@ -155,10 +206,10 @@ class Chat:
             stream=bool(request.stream),
             headers=forwarded,
             deadline=asyncio.get_running_loop().time() + self._settings.queue_timeout,
-            made_up=identity.source in ("generated", "history"),
+            made_up=identity.made_up,
         )
 
-    def _account(self, answer: Answer, name: str, status: int, began: float) -> None:
+    def _account(self, scope: Scope, answer: Answer, visit: _Visit, status: int, began: float) -> None:
         seconds = time.perf_counter() - began
         waited = answer.first_byte - began if answer.first_byte else None
         path = answer.dialect.path
@@ -166,6 +217,24 @@ class Chat:
         if waited is not None:
             self._metrics.first_byte.observe(waited)
         first = None if waited is None else round(waited * 1000, 1)
+        grant, name, error = visit.grant, visit.name or None, answer.code or None
+        team = grant.shown if grant else ""
+        if team:
+            self._leave(team, visit, status, error)
         log_access(
-            "POST", path, status, seconds, conversation=name or None, first_byte_ms=first, error=answer.code or None
+            "POST", path, status, seconds, conversation=name, first_byte_ms=first, error=error, team=team or None
         )
+        if self._audited:
+            audit.write(audit.Line(
+                **audit.about(scope, grant), method="POST", route=path, conversation=name, model=visit.model or None,
+                status=status, error=error, latency_ms=round(seconds * 1000, 1), first_byte_ms=first,
+                **audit.spent_in(answer.tail).fields(),
+            ))  # fmt: skip
+
+    def _leave(self, team: str, visit: _Visit, status: int, error: str | None) -> None:
+        """A request of a team is over."""
+        if visit.held is not None:
+            self._metrics.team_turn(team, -1)
+        self._metrics.answered_team(team, status)
+        if error and error in team_errors.OF_LIMITS and not visit.name:
+            self._metrics.refused(team, error)

@@ -70,6 +70,16 @@ def conversation_busy(name: str) -> ApiError:
     )
 
 
+def previous_response_not_found() -> ApiError:
+    """There is no conversation that could know it; a worker says the same of a response that it does not know."""
+    return ApiError(
+        404,
+        "The previous response is not known here (any more).",
+        code="previous_response_not_found",
+        param="previous_response_id",
+    )
+
+
 def conversation_exists(conversation_id: str) -> ApiError:
     """A fork cannot become a conversation that there is."""
     return ApiError(

@@ -12,10 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from claude_router import errors, views
+from claude_router.access import grant_of
 from claude_router.addresses import FILE, FILES, FORK, MESSAGES, RawRoute, file_of, key_of
 from claude_router.client import ClientLeft, read_body
 from claude_router.errands import Errand, Errands, Relayed, Upload
 from claude_router.fork import Forks, read_messages
+from claude_router.limits import Limits
 from claude_router.running import Running
 from claude_router.sessions import ConversationKey, Sessions, SessionView
 from claude_router.settings import EndpointSettings
@@ -35,11 +37,12 @@ def _answers(description: str, content: dict[str, Any], status: int = 200) -> di
 class Files:
     """The endpoints."""
 
-    def __init__(self, settings: EndpointSettings, sessions: Sessions, running: Running) -> None:
+    def __init__(self, settings: EndpointSettings, sessions: Sessions, running: Running, limits: Limits) -> None:
         self._settings = settings
         self._sessions = sessions
+        self._limits = limits
         self._errands = Errands(settings, sessions, running)
-        self._forks = Forks(settings, sessions, self._errands)
+        self._forks = Forks(settings, sessions, self._errands, limits)
 
     def add_to(self, app: FastAPI, closed: list[Any]) -> None:
         """Mount them. They come before the conversation itself, whose id may be all of a path."""
@@ -81,8 +84,9 @@ class Files:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise bad_request(f"The body is not valid: {error}.", code="invalid_body") from error
         old = await self._known(key_of(request.scope, FORK))
-        found = await self._forks.fork(old, wanted)
-        return views.json_response(views.conversation(found), 201)
+        grant = grant_of(request.scope)
+        found = await self._forks.fork(old, wanted, grant.policy)
+        return views.json_response(views.conversation(found, team=grant.admin), 201)
 
     async def files(
         self,
@@ -116,7 +120,8 @@ class Files:
         if int(request.headers.get("content-length", "0")) > limit:
             raise errors.body_too_large(limit)
         upload = Upload(request.stream(), limit=limit)
-        return await self._relay(Errand(key, "PUT", "/files/" + file_of(request.scope), body=upload))
+        with self._limits.beginning(grant_of(request.scope).policy, key.name, self._sessions.count):
+            return await self._relay(Errand(key, "PUT", "/files/" + file_of(request.scope), body=upload))
 
     async def _known(self, key: ConversationKey) -> SessionView:
         found = await self._sessions.get(key) if key.id else None

@@ -15,9 +15,11 @@ import msgspec
 from claude_router import errors
 from claude_router.errands import Errand, Errands, Upload
 from claude_router.identity import checked
+from claude_router.limits import Limits
 from claude_router.messages import Transcript, messages
 from claude_router.sessions import ConversationKey, SessionFailed, Sessions, SessionView, Unreachable
 from claude_router.settings import EndpointSettings
+from claude_router.teams import TeamPolicy
 from claude_router.views import ForkRequest, MessageView
 from claude_worker.openai.errors import ApiError, bad_request
 
@@ -44,22 +46,24 @@ async def read_messages(errands: Errands, key: ConversationKey, patience: float)
 class Forks:
     """Makes them."""
 
-    def __init__(self, settings: EndpointSettings, sessions: Sessions, errands: Errands) -> None:
+    def __init__(self, settings: EndpointSettings, sessions: Sessions, errands: Errands, limits: Limits) -> None:
+        self._limits = limits
         self._settings = settings
         self._sessions = sessions
         self._errands = errands
         self._making: set[ConversationKey] = set()
 
-    async def fork(self, old: SessionView, wanted: ForkRequest) -> SessionView:
-        """The new conversation. Raises ApiError; then there is none."""
+    async def fork(self, old: SessionView, wanted: ForkRequest, policy: TeamPolicy) -> SessionView:
+        """The new conversation; `policy` is of the old one's team. Raises ApiError; then there is none."""
         new = ConversationKey(old.key.tenant, checked(wanted.id, "id") or f"conv_{uuid.uuid4().hex}")
         if new in self._making or new == old.key or await self._sessions.get(new) is not None:
             raise errors.conversation_exists(new.id)
         self._making.add(new)
         try:
-            await self._refuse_without_room()
-            at = await self._point(old.key, wanted.at) if wanted.at is not None else ""
-            await self._copy(old.key, new, at)
+            with self._limits.beginning(policy, new.name, self._sessions.count):
+                await self._refuse_without_room()
+                at = await self._point(old.key, wanted.at) if wanted.at is not None else ""
+                await self._copy(old.key, new, at)
         finally:
             self._making.discard(new)
         found = await self._sessions.get(new)

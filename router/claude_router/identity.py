@@ -3,11 +3,14 @@
 In this order, an empty value counting as absent: the header `X-Conversation-ID`; the response that the request goes on
 from; the model's suffix (`claude-code:my-conversation`); a client's own session header; `conversation_id` or
 `metadata.conversation_id` in the body; else a new id, unless its history leads to one that was made up before
-(`claude_router.matching`). Ids are compared as text and never percent-decoded, so no two of them become one.
+(`claude_router.matching`). With an `Idempotency-Key` the new id follows from the key, so that the same request again
+finds the conversation, whichever router it comes to. Ids are compared as text and never percent-decoded, so no two of
+them become one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,11 +21,12 @@ from claude_worker.openai.errors import bad_request
 from claude_worker.openai.request import ChatRequest
 from claude_worker.openai.responses import ResponsesRequest
 
-Source = Literal["header", "previous", "model", "session-header", "body", "generated", "history"]
+Source = Literal["header", "previous", "model", "session-header", "body", "key", "generated", "history"]
 
 ID_HEADER = b"x-conversation-id"
 SESSION_HEADERS = (b"x-session-id", b"x-session-affinity")
 """What clients send of their own accord; opencode sends both, with the same value."""
+KEY_HEADER = b"idempotency-key"
 
 _CONTROLS = bytes([*range(0x20), 0x7F])
 _ESCAPES = {chr(byte): f"%{byte:02X}" for byte in _CONTROLS}
@@ -36,6 +40,11 @@ class Identity:
     id: str
     model: str
     source: Source
+
+    @property
+    def made_up(self) -> bool:
+        """Whether no client has chosen the id."""
+        return self.source in ("key", "generated", "history")
 
 
 def decode_id(raw: bytes) -> str:
@@ -88,7 +97,12 @@ def _from_body(request: ChatRequest) -> str:
     return checked(value, "metadata.conversation_id")
 
 
-def identify(headers: Mapping[bytes, bytes], request: ChatRequest) -> Identity:
+def _from_key(tenant: str, key: bytes) -> str:
+    # With the length, no two pairs are one text.
+    return "conv_" + hashlib.sha256(b"%d:%b%b" % (len(tenant.encode()), tenant.encode(), key)).hexdigest()[:32]
+
+
+def identify(headers: Mapping[bytes, bytes], request: ChatRequest, tenant: str) -> Identity:
     """The identity of a request. `headers` has lower-case names. Raises ApiError (400)."""
     model, suffix = split_model(request.model)
     if found := from_header(headers):
@@ -102,4 +116,6 @@ def identify(headers: Mapping[bytes, bytes], request: ChatRequest) -> Identity:
             return Identity(checked(decode_id(raw), name.decode()), model, "session-header")
     if found := _from_body(request):
         return Identity(found, model, "body")
+    if key := headers.get(KEY_HEADER):
+        return Identity(_from_key(tenant, key), model, "key")
     return Identity(f"conv_{uuid.uuid4().hex}", model, "generated")

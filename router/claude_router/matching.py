@@ -26,6 +26,10 @@ class Matching:
         answered = histories(request)
         return self._sessions.find_by_tip(tenant, answered) if answered else None
 
+    async def knows(self, key: ConversationKey) -> bool:
+        """Whether there is such a conversation."""
+        return await self._sessions.get(key) is not None
+
     def note(self, key: ConversationKey, tip: str) -> None:
         """The answer that the conversation has just given ended with this tip (empty: it said none)."""
         if is_tip(tip):

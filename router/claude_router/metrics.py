@@ -9,6 +9,10 @@ from claude_router.sessions import PoolStats
 
 __all__ = ["CONTENT_TYPE", "RouterMetrics"]
 
+MOST_TEAMS = 200
+"""So many teams have a label of their own."""
+OTHER_TEAMS = "other"
+
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 _POOL = {
     "size": ("claude_pool_size_workers", "Most live workers."),
@@ -44,8 +48,21 @@ class RouterMetrics:
         self.keepalives = Counter("claude_chat_keepalives", "Keepalive comments sent while waiting.", registry=registry)
         self.worker_lost = Counter("claude_chat_workers_lost", "Workers lost during a turn.", registry=registry)
         self._resent = Counter(
-            "claude_chat_resent_requests", "Turns sent again as they had not begun.", ("reason",), registry=registry
+            "claude_chat_resent_requests", "Turns sent to a worker again, and why.", ("reason",), registry=registry
         )
+        self._teams = Counter(
+            "claude_team_requests", "Requests answered, of each team.", ("team", "status"), registry=registry
+        )
+        self._team_turns = Gauge(
+            "claude_team_running_requests", "Chat requests of each team not yet answered.", ("team",), registry=registry
+        )
+        self._refused = Counter(
+            "claude_team_refused_requests", "Requests that a limit of their team refused.", ("team", "code"),
+            registry=registry,
+        )  # fmt: skip
+        self._labels: dict[str, str] = {}
+        self._team_children: dict[tuple[str, int], Counter] = {}
+        self._turn_gauges: dict[str, Gauge] = {}
         self._pool = {field: Gauge(name, doc, registry=registry) for field, (name, doc) in _POOL.items()}
         self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
@@ -57,6 +74,35 @@ class RouterMetrics:
             self._children[route, status] = children
         children[0].inc()
         children[1].observe(seconds)
+
+    def answered_team(self, team: str, status: int) -> None:
+        """Count one answered request of a team."""
+        key = (self.team_label(team), status)
+        child = self._team_children.get(key)
+        if child is None:
+            child = self._team_children[key] = self._teams.labels(key[0], str(status))
+        child.inc()
+
+    def refused(self, team: str, code: str) -> None:
+        """Count a request that a limit of its team refused."""
+        self._refused.labels(self.team_label(team), code).inc()
+
+    def team_turn(self, team: str, change: int) -> None:
+        """A turn of the team begins (1) or is over (-1)."""
+        label = self.team_label(team)
+        gauge = self._turn_gauges.get(label)
+        if gauge is None:
+            gauge = self._turn_gauges[label] = self._team_turns.labels(label)
+        gauge.inc(change)
+
+    def team_label(self, team: str) -> str:
+        """The team's name; `other` for those that came when there were enough of them."""
+        label = self._labels.get(team)
+        if label is None:
+            label = team if len(self._labels) < MOST_TEAMS else OTHER_TEAMS
+            if label == team:
+                self._labels[team] = team
+        return label
 
     def resent(self, reason: str) -> None:
         """Count a turn that is sent again."""

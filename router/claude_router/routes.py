@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import time
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from claude_router import errors, views
+from claude_router import errors, team_errors, views
+from claude_router.access import Access, grant_of, let_in
 from claude_router.addresses import CONVERSATION, ROOT, key_of
-from claude_router.auth import ApiKeys
 from claude_router.docs import answers
 from claude_router.files import Files
 from claude_router.metrics import CONTENT_TYPE, RouterMetrics
 from claude_router.running import Running
-from claude_router.sessions import LOCAL_TENANT, ConversationKey, SessionFailed, Sessions, Unreachable
+from claude_router.sessions import ConversationKey, SessionFailed, Sessions, Unreachable
 from claude_router.settings import EndpointSettings
+from claude_router.usage import By, Usage
 
+JSON = "application/json"
 _UNKNOWN = {404: "No conversation has this id."}
+_ALL = "*"
+_Team = Annotated[str, Query(description="Another team's, for admins; `*`: all teams'.")]
 _Id = Annotated[str, Path(description="The conversation's id, percent-encoded; it may hold slashes.")]
 
 
@@ -33,7 +37,8 @@ class Routes:
         sessions: Sessions,
         metrics: RouterMetrics,
         running: Running,
-        keys: ApiKeys,
+        access: Access,
+        usage: Usage,
         version: str,
     ) -> None:
         self._settings = settings
@@ -41,7 +46,8 @@ class Routes:
         self._metrics = metrics
         self._running = running
         self._version = version
-        self._keys = keys
+        self._access = access
+        self._usage = usage
         self._created = int(time.time())
         self._started = time.monotonic()
 
@@ -53,14 +59,14 @@ class Routes:
         one = answers(views.ConversationView, "The conversation.", errors=_UNKNOWN)
         gone = answers(views.ConversationGone, "Done.", errors=_UNKNOWN)
         # Straight on the app, not by a router of their own: so that `app.routes` shows every path's methods.
-        add, closed = app.add_api_route, [Depends(self._check_key)]
+        add, closed, limited = app.add_api_route, [Depends(self._enter)], [Depends(self._enter_limited)]
         operation: list[str | Enum] = ["Operation"]
         models: list[str | Enum] = ["OpenAI"]
         conversations: list[str | Enum] = ["Conversations"]
         add("/v1/models", self.models, dependencies=closed, tags=models, responses=answers(views.ModelList, "All."))
         add("/v1/models/{model:path}", self.model, dependencies=closed, tags=models, responses=model)
         add(ROOT, self.conversations, dependencies=closed, tags=conversations, responses=some)
-        Files(self._settings, self._sessions, self._running).add_to(app, closed)
+        Files(self._settings, self._sessions, self._running, self._access.limits).add_to(app, limited)
         add(CONVERSATION, self.conversation, dependencies=closed, tags=conversations, responses=one)
         add(
             CONVERSATION,
@@ -70,11 +76,19 @@ class Routes:
             tags=conversations,
             responses=gone,
         )
+        metered: dict[int | str, Any] = {200: {"description": "As the gateway metered it.", "content": {JSON: {}}}}
+        add("/v1/usage", self.usage, dependencies=closed, tags=operation, responses=metered)
         add("/health", self.health, tags=operation, responses=health)
         add("/metrics", self.metrics, tags=operation, responses={200: {"description": "Prometheus' text format."}})
 
-    async def _check_key(self, request: Request) -> None:
-        self._keys.check(dict(request.scope["headers"]))
+    async def _enter(self, request: Request) -> None:
+        let_in(request.scope, self._access.enter(dict(request.scope["headers"])))
+
+    async def _enter_limited(self, request: Request) -> None:
+        await self._enter(request)
+        grant = grant_of(request.scope)
+        if grant.teams:
+            self._access.admit(grant)
 
     async def health(self) -> Response:
         """Whether turns can be served; needs no API key."""
@@ -92,29 +106,61 @@ class Routes:
         text = self._metrics.render(await self._sessions.stats())
         return Response(text, headers={"content-type": CONTENT_TYPE})
 
-    def _models(self) -> list[views.ModelView]:
-        return [views.ModelView(name, self._created) for name in self._settings.model_ids]
+    def _models(self, request: Request) -> list[views.ModelView]:
+        policy, offered = grant_of(request.scope).policy, self._settings.model_ids
+        return [views.ModelView(name, self._created) for name in offered if policy.may_ask_for(name, offered)]
 
-    async def models(self) -> Response:
+    async def models(self, request: Request) -> Response:
         """The model names; with `:name` behind it, each also names a conversation."""
-        return views.json_response(views.ModelList(self._models()))
+        return views.json_response(views.ModelList(self._models(request)))
 
-    async def model(self, model: str) -> Response:
+    async def model(self, request: Request, model: str) -> Response:
         """One model name."""
-        for found in self._models():
+        there = self._models(request)
+        for found in there:
             if found.id == model:
                 return views.json_response(found)
-        raise errors.model_not_found(model, self._settings.model_ids)
+        raise errors.model_not_found(model, [found.id for found in there])
+
+    async def usage(
+        self,
+        request: Request,
+        by: Annotated[By, Query(description="What each row is of.")] = "day",
+        since: Annotated[str, Query(description="From this time or date on, UTC.", max_length=40)] = "",
+        until: Annotated[str, Query(description="Up to this time or date, UTC.", max_length=40)] = "",
+        team: _Team = "",
+    ) -> Response:
+        """Tokens and money of one's own team, at list prices; for an admin of all teams, unless one is named."""
+        tenant = self._tenant(request, team)
+        grant = grant_of(request.scope)
+        everybody = (
+            tenant is None or not grant.teams or (grant.admin and not team and grant.tenant == grant.caller.team)
+        )
+        found = await self._usage.ask(by, team="" if everybody else tenant or "", since=since, until=until)
+        return Response(found, media_type=JSON)
+
+    def _tenant(self, request: Request, team: str) -> str | None:
+        """Whose conversations are meant; None: all teams'. Raises ApiError (403)."""
+        grant = grant_of(request.scope)
+        if team != _ALL or not grant.teams:
+            return self._access.acting_for(grant, team).tenant
+        if not grant.admin:
+            raise team_errors.team_not_allowed()
+        return None
 
     async def conversations(
         self,
+        request: Request,
         limit: Annotated[int, Query(ge=1, le=1000, description="Most conversations in the answer.")] = 100,
         after: Annotated[str, Query(description="The `last_id` of the page before.")] = "",
+        team: _Team = "",
     ) -> Response:
         """Conversations, live and suspended."""
-        name = ConversationKey(LOCAL_TENANT, after).name if after else ""
-        found = await self._sessions.list(LOCAL_TENANT, limit=limit + 1, after=name)
-        return views.json_response(views.page(found, limit))
+        tenant = self._tenant(request, team)
+        name = ConversationKey(tenant, after).name if after and tenant is not None else after
+        found = await self._sessions.list(tenant, limit=limit + 1, after=name)
+        shown = views.page(found, limit, team=grant_of(request.scope).admin, by_name=tenant is None)
+        return views.json_response(shown)
 
     async def conversation(self, request: Request, conversation_id: _Id) -> Response:
         """One conversation."""
@@ -122,7 +168,7 @@ class Routes:
         found = await self._sessions.get(key) if key.id else None
         if found is None:
             raise errors.conversation_not_found(key.id)
-        return views.json_response(views.conversation(found))
+        return views.json_response(views.conversation(found, team=grant_of(request.scope).admin))
 
     async def delete_conversation(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -111,8 +111,15 @@ class Sessions(Protocol):
         """The worker of this lease refused before a turn began, or did not answer: the next acquire finds another."""
         ...
 
-    async def list(self, tenant: str, *, limit: int, after: str = "") -> Sequence[SessionView]:
-        """Up to `limit` conversations of the tenant in order of object name, those after the name `after`."""
+    async def list(self, tenant: str | None, *, limit: int, after: str = "") -> Sequence[SessionView]:
+        """Up to `limit` conversations of the tenant in order of object name, those after the name `after`.
+
+        None: of all tenants.
+        """
+        ...
+
+    def count(self, tenant: str, also: Collection[str] = ()) -> int:
+        """How many conversations the tenant has, together with those of these object names that are not there."""
         ...
 
     async def get(self, key: ConversationKey) -> SessionView | None:

@@ -108,6 +108,11 @@ class RouterSettings:
     api_keys: tuple[str, ...] = setting(
         "API_KEYS", (), api_keys(), "Keys that clients must send as `Authorization: Bearer …`; none: open.", secret=True
     )
+    api_keys_file: str = setting(
+        "API_KEYS_FILE", "", text(), "File with teams' keys, as `claude-code-api keys --file` writes it."
+    )
+    teams_file: str = setting("TEAMS_FILE", "", text(), "File with the teams: a list of `{name, spec}`, JSON or YAML.")
+    audit_log: str = setting("AUDIT_LOG", "", text(), "`stdout` or a file: one line for each request; empty: off.")
     pool_size: int = setting("POOL_SIZE", 5, integer(1, 10_000), "Most live workers, warm spares included.")
     warm_workers: int = setting("WARM_WORKERS", 1, integer(0, 10_000), "Spares kept booted, inside the pool's size.")
     idle_timeout: float = setting(
@@ -198,6 +203,16 @@ class RouterSettings:
     def sessions_path(self) -> Path:
         """`SESSIONS_DIR`, absolute."""
         return Path(self.sessions_dir).expanduser().absolute()
+
+    @property
+    def api_keys_path(self) -> Path | None:
+        """`API_KEYS_FILE`, absolute; None: teams have no keys."""
+        return Path(self.api_keys_file).expanduser().absolute() if self.api_keys_file else None
+
+    @property
+    def teams_path(self) -> Path | None:
+        """`TEAMS_FILE`, absolute; None: there is no list of teams."""
+        return Path(self.teams_file).expanduser().absolute() if self.teams_file else None
 
     @property
     def seed_path(self) -> Path | None:

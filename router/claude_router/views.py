@@ -51,10 +51,15 @@ class ConversationView(msgspec.Struct):
     claude_session_id: str
     message: str
     object: Literal["conversation"] = "conversation"
+    team: str | msgspec.UnsetType = msgspec.UNSET
+    """Whose it is; admins see it."""
 
 
 class ConversationList(msgspec.Struct):
-    """`GET /conversations`: in order of `name`. The next page is `?after=<last_id>`."""
+    """`GET /conversations`: in order of `name`. The next page is `?after=<last_id>`.
+
+    In a list of all teams' conversations, `first_id` and `last_id` are names: two teams may have the same id.
+    """
 
     data: list[ConversationView]
     has_more: bool
@@ -153,8 +158,8 @@ class Health(msgspec.Struct, omit_defaults=True):
     error: ErrorView | None = None
 
 
-def conversation(view: SessionView) -> ConversationView:
-    """A session as the API shows it."""
+def conversation(view: SessionView, *, team: bool = False) -> ConversationView:
+    """A session as the API shows it; `team`: with whose it is."""
     usage = view.usage
     return ConversationView(
         id=view.key.id,
@@ -169,17 +174,19 @@ def conversation(view: SessionView) -> ConversationView:
         workspace=view.workspace,
         claude_session_id=view.claude_session_id,
         message=view.message,
+        team=view.key.tenant if team else msgspec.UNSET,
     )
 
 
-def page(views: Sequence[SessionView], limit: int) -> ConversationList:
-    """Up to `limit` of the sessions; one more than that says that there are more."""
-    data = [conversation(view) for view in views[:limit]]
+def page(views: Sequence[SessionView], limit: int, *, team: bool = False, by_name: bool = False) -> ConversationList:
+    """Up to `limit` of the sessions; one more than that says that there are more. `by_name`: of all teams."""
+    data = [conversation(view, team=team) for view in views[:limit]]
+    ids = [view.name if by_name else view.id for view in data]
     return ConversationList(
         data=data,
         has_more=len(views) > limit,
-        first_id=data[0].id if data else None,
-        last_id=data[-1].id if data else None,
+        first_id=ids[0] if ids else None,
+        last_id=ids[-1] if ids else None,
     )
 
 

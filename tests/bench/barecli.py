@@ -75,13 +75,16 @@ class BareCli(asyncio.SubprocessProtocol):
 
 
 @asynccontextmanager
-async def bare_cli(model: Model, folder: Path) -> AsyncIterator[BareCli]:
-    """A CLI with the arguments and environment that a worker gives it; `initialize` is not sent yet."""
+async def bare_cli(model: Model, folder: Path, session: str = "", *, resume: bool = False) -> AsyncIterator[BareCli]:
+    """A CLI with the arguments and environment that a worker gives it; `initialize` is not sent yet.
+
+    `session` is the Claude session that it begins or, with `resume`, goes on with.
+    """
     settings = WorkerSettings(volume_dir=str(folder))
     for place in (settings.workspace, settings.config_dir):
-        place.mkdir(parents=True)
+        place.mkdir(parents=True, exist_ok=resume)
     env = cli.environment(settings, environment(model.environment()), settings.config_dir)
-    command = [cli.find_cli(), *cli.session_arguments(settings, str(uuid.uuid4()), resume=False)]
+    command = [cli.find_cli(), *cli.session_arguments(settings, session or str(uuid.uuid4()), resume=resume)]
     transport, process = await asyncio.get_running_loop().subprocess_exec(
         BareCli, *command, cwd=settings.workspace, env=env, stderr=asyncio.subprocess.DEVNULL
     )

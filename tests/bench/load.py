@@ -1,7 +1,7 @@
 """A light load generator: keep-alive connections that send one prepared request again and again.
 
 It shares the machine's cores with what it measures. So no HTTP library: an answer is searched, not parsed, and only
-`text` looks at what it says.
+`answer` looks at what it says.
 """
 
 from __future__ import annotations
@@ -50,9 +50,31 @@ def on_loop(work: Coroutine[Any, Any, T]) -> T:
         return runner.run(work)
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A stream that was kept: its head, in lower case, and its events."""
+
+    timed: Timed
+    head: str
+    events: list[Any]
+
+    @property
+    def deltas(self) -> list[Any]:
+        return [choice["delta"] for event in self.events for choice in event["choices"]]
+
+    @property
+    def text(self) -> str:
+        return "".join(delta.get("content") or "" for delta in self.deltas)
+
+
 def request(url: str, text: str, headers: Mapping[str, str] | None = None, *, model: str = "claude-code") -> bytes:
     """A whole HTTP request for a streamed completion of one message."""
-    data = json.dumps({"model": model, "stream": True, "messages": [{"role": "user", "content": text}]}).encode()
+    return completion(url, [{"role": "user", "content": text}], headers, model=model)
+
+
+def completion(url: str, messages: Sequence[Any], headers: Mapping[str, str] | None = None, **fields: Any) -> bytes:
+    """The same of any messages; `fields` are further ones of the body, `model` among them."""
+    data = json.dumps({"stream": True, "messages": messages} | fields).encode()
     lines = [f"{name}: {value}\r\n" for name, value in (headers or {}).items()]
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nContent-Type: application/json\r\n"
@@ -85,15 +107,18 @@ class Connection(asyncio.Protocol):
             await self._answered
         return Timed(self._first - began, time.perf_counter() - began, self._size)
 
-    async def text(self, prepared: bytes) -> list[str]:
-        """The same; the texts of the answer's chunks, to see that what is measured is what was meant."""
+    async def answer(self, prepared: bytes) -> Answer:
+        """The same; and what the answer was, to see that what is measured is what was meant."""
         self._kept = []
-        await self.send(prepared)
-        body = dechunked(b"".join(self._kept).partition(b"\r\n\r\n")[2])
+        timed = await self.send(prepared)
+        head, _, body = b"".join(self._kept).partition(b"\r\n\r\n")
         self._kept = None
-        data = [line[6:] for line in body.splitlines() if line.startswith(b"data: {")]
-        choices = [choice for event in data for choice in json.loads(event)["choices"]]
-        return [choice["delta"]["content"] for choice in choices if choice["delta"].get("content")]
+        data = [line[6:] for line in dechunked(body).splitlines() if line.startswith(b"data: {")]
+        return Answer(timed, head.decode("latin-1").lower(), [json.loads(event) for event in data])
+
+    async def text(self, prepared: bytes) -> list[str]:
+        """The texts of its chunks."""
+        return [delta["content"] for delta in (await self.answer(prepared)).deltas if delta.get("content")]
 
     def close(self) -> None:
         self._transport.close()

@@ -9,7 +9,7 @@ import asyncio
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import uvicorn
 
@@ -34,7 +34,10 @@ class OneUpstream:
     def gone(self, key: ConversationKey, lease: Lease) -> None:
         return
 
-    async def list(self, tenant: str, *, limit: int, after: str = "") -> Sequence[SessionView]:
+    def count(self, tenant: str, also: Collection[str] = ()) -> int:
+        return len(also)
+
+    async def list(self, tenant: str | None, *, limit: int, after: str = "") -> Sequence[SessionView]:
         return []
 
     async def get(self, key: ConversationKey) -> SessionView | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import first_turns, memory, relay, turns
+from bench import first_turns, history, memory, relay, turns
 from bench.load import Connection, NotAnAnswer, check, dechunked, percentile, request
 from bench.processes import environment, service
 from bench.report import CLUSTER, LOCAL, Figure, Goal, Limit, Report, write
@@ -25,6 +25,13 @@ TURNS = [
 ]  # fmt: skip
 FIRST_TURNS = [
     "new conversation on a warm spare, first content, p50", "new conversation on a warm spare, whole turn, p50",
+]  # fmt: skip
+HISTORY = [
+    *(f"deciding what {count} messages mean, CPU" for count in (10, 100, 500)),
+    *(f"{what}, first content, p50"
+      for what in ("resumed conversation", "edited turn (a fork)", "the same edited turn", "regenerated turn (a fork)",
+                   "the same regenerated turn", "edited turn of a suspended conversation")),
+    "hot turn with a tool's result, p50",
 ]  # fmt: skip
 RELAY = [
     *(f"router, {at}, {what}"
@@ -50,6 +57,12 @@ def test_first_turns_give_their_figures(tmp_path: Path) -> None:
     report = Report()
     first_turns.measure(report, tmp_path, rounds=1)
     assert names(report) == FIRST_TURNS
+
+
+def test_history_gives_its_figures(tmp_path: Path) -> None:
+    report = Report()
+    history.measure(report, tmp_path, rounds=1, hot=2)
+    assert names(report) == HISTORY
 
 
 def test_the_relay_gives_its_figures(tmp_path: Path) -> None:

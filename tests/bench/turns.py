@@ -23,7 +23,7 @@ BARE = "bare CLI"
 _LONG_CHUNKS = 2000
 _LONG_PROMPT = f"::chunks {_LONG_CHUNKS} 20"
 _WARM_UP = 5
-_PAUSE_SECONDS = 0.02
+PAUSE_SECONDS = 0.02
 """Between turns, as between a person's: what the CLI does after its answer is then not part of the next turn."""
 
 
@@ -57,7 +57,7 @@ class Pair:
         for i in range(count):
             for which in (0, 1) if i % 2 else (1, 0):
                 taken[which].append(await (self.ours, self.theirs)[which](prompt))
-                await asyncio.sleep(_PAUSE_SECONDS)
+                await asyncio.sleep(PAUSE_SECONDS)
         return taken
 
 

@@ -17,6 +17,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CHART = ROOT / "charts" / "claude-code-api"
 ALL = HERE / "values-all.yaml"
+GATEWAY = HERE / "values-gateway.yaml"
+"""To be laid over the other."""
 Json = dict[str, Any]
 
 

@@ -21,6 +21,13 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Commands:
     return Commands(tools.find("helm"), tools.find("kubectl"), kubeconfig, tmp_path_factory.mktemp("kubectl"))
 
 
+@pytest.fixture(scope="session")
+def helm(tmp_path_factory: pytest.TempPathFactory) -> Commands:
+    """Helm alone, for what needs no cluster."""
+    nowhere = tmp_path_factory.mktemp("helm")
+    return Commands(tools.find("helm"), tools.path("kubectl"), nowhere / "kubeconfig", nowhere)
+
+
 @pytest.fixture(scope="module")
 def definitions(commands: Commands) -> None:
     """The resource definitions, as they are in this tree."""

@@ -10,42 +10,74 @@ import pytest
 import yaml
 
 from claude_crds import __version__
-from cluster.chart import ALL, CHART, ROOT, Commands, Json, dry_run, environment, named, pod_templates, render, rights
+from claude_crds.apikeys import SHARDS, shard_name
+from cluster.chart import (
+    ALL,
+    CHART,
+    GATEWAY,
+    ROOT,
+    Commands,
+    Json,
+    dry_run,
+    environment,
+    named,
+    pod_templates,
+    render,
+    rights,
+)
 
 pytestmark = [pytest.mark.cluster]
 FOREIGN = {"HTTPRoute", "ServiceMonitor", "PodMonitor"}
 """Kinds that the test cluster does not know: only their shape is looked at, not by their own definitions."""
+OF_THE_GATEWAY = {"StatefulSet", "ClaudeTeam"}
 
 ROUTER_RIGHTS = {
     "claude-code-api.io/claudesessions": {"get", "list", "watch", "create", "patch", "delete"},
     "claude-code-api.io/claudepools": {"get", "list", "watch"},
+    "claude-code-api.io/claudeteams": {"get", "list", "watch"},
+    "/secrets": {"get", "list", "watch"},
 }
 OPERATOR_RIGHTS = {
     "claude-code-api.io/claudesessions": {"get", "list", "watch", "patch", "delete"},
     "claude-code-api.io/claudesessions/status": {"patch"},
     "claude-code-api.io/claudepools": {"get", "list", "watch"},
     "claude-code-api.io/claudepools/status": {"patch"},
+    "claude-code-api.io/claudeteams": {"get", "list", "watch"},
+    "claude-code-api.io/claudeteams/status": {"patch"},
     "/pods": {"get", "list", "watch", "create", "patch", "delete"},
     "/persistentvolumeclaims": {"get", "list", "watch", "create", "patch", "delete"},
     "/events": {"create", "patch"},
     "coordination.k8s.io/leases": {"get", "create", "patch"},
 }
+GATEWAY_RIGHTS = {
+    "/pods": {"get", "list", "watch"},
+    "claude-code-api.io/claudesessions": {"get", "list", "watch"},
+    "claude-code-api.io/claudepools": {"get", "list", "watch"},
+    "claude-code-api.io/claudeteams": {"get", "list", "watch"},
+    "claude-code-api.io/claudeteams/status": {"patch"},
+}
 CRD_RIGHTS = {"apiextensions.k8s.io/customresourcedefinitions": {"get", "list", "watch", "patch"}}
 
 
 @pytest.fixture(scope="module")
-def plain(commands: Commands) -> list[Json]:
-    return render(commands)
+def plain(helm: Commands) -> list[Json]:
+    return render(helm)
 
 
 @pytest.fixture(scope="module")
-def whole(commands: Commands) -> list[Json]:
-    return render(commands, f"--values={ALL}")
+def whole(helm: Commands) -> list[Json]:
+    return render(helm, f"--values={ALL}")
 
 
-@pytest.mark.parametrize("values", [(), (f"--values={ALL}",)])
-def test_helm_s_own_checks(commands: Commands, values: tuple[str, ...]) -> None:
-    done = commands.helm("lint", "--strict", str(CHART), *values)
+@pytest.fixture(scope="module")
+def guarded(helm: Commands) -> list[Json]:
+    """All options, with the gateway and teams."""
+    return render(helm, f"--values={ALL}", f"--values={GATEWAY}")
+
+
+@pytest.mark.parametrize("values", [(), (f"--values={ALL}",), (f"--values={ALL}", f"--values={GATEWAY}")])
+def test_helm_s_own_checks(helm: Commands, values: tuple[str, ...]) -> None:
+    done = helm.helm("lint", "--strict", str(CHART), *values)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -54,14 +86,14 @@ def test_one_version_for_all() -> None:
     assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
 
 
-def test_the_definitions_are_the_repository_s_own(commands: Commands, tmp_path: Path) -> None:
-    shown = commands.helm("show", "crds", str(CHART))
+def test_the_definitions_are_the_repository_s_own(helm: Commands, tmp_path: Path) -> None:
+    shown = helm.helm("show", "crds", str(CHART))
     ours = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "crds").glob("*.yaml"))]
     assert [found for found in yaml.safe_load_all(shown.stdout) if found] == ours
     assert all(path.is_symlink() for path in (CHART / "crds").iterdir())
-    packed = commands.helm("package", str(CHART), f"--destination={tmp_path}")
+    packed = helm.helm("package", str(CHART), f"--destination={tmp_path}")
     assert packed.returncode == 0, packed.stderr
-    shown = commands.helm("show", "crds", str(next(tmp_path.glob("*.tgz"))))
+    shown = helm.helm("show", "crds", str(next(tmp_path.glob("*.tgz"))))
     assert [found for found in yaml.safe_load_all(shown.stdout) if found] == ours
 
 
@@ -69,11 +101,15 @@ def test_the_definitions_are_the_repository_s_own(commands: Commands, tmp_path: 
 def test_the_api_server_takes_the_default(commands: Commands, namespace: str, plain: list[Json]) -> None:
     done = dry_run(commands, namespace, plain)
     assert done.returncode == 0, done.stderr
-    assert not {o["kind"] for o in plain} & {"Ingress", "HorizontalPodAutoscaler", *FOREIGN}
+    assert not {o["kind"] for o in plain} & {"Ingress", "HorizontalPodAutoscaler", *OF_THE_GATEWAY, *FOREIGN}
 
 
 @pytest.mark.usefixtures("definitions")
-def test_the_api_server_takes_all_options_at_once(commands: Commands, namespace: str, whole: list[Json]) -> None:
+@pytest.mark.parametrize("values", ["whole", "guarded"])
+def test_the_api_server_takes_all_options_at_once(
+    commands: Commands, namespace: str, values: str, request: pytest.FixtureRequest
+) -> None:
+    whole: list[Json] = request.getfixturevalue(values)
     assert {o["kind"] for o in whole} > {"Ingress", "HorizontalPodAutoscaler", *FOREIGN}
     done = dry_run(commands, namespace, [o for o in whole if o["kind"] not in FOREIGN])
     assert done.returncode == 0, done.stderr
@@ -96,12 +132,12 @@ def test_the_shape_of_what_the_test_cluster_does_not_know(whole: list[Json]) -> 
     assert pods["selector"]["matchExpressions"][0]["values"] == ["operator"]
 
 
-@pytest.mark.parametrize("values", ["plain", "whole"])
+@pytest.mark.parametrize(("values", "count"), [("plain", 4), ("whole", 4), ("guarded", 5)])
 def test_every_pod_meets_the_restricted_standard(
-    commands: Commands, namespace: str, values: str, request: pytest.FixtureRequest
+    commands: Commands, namespace: str, values: str, count: int, request: pytest.FixtureRequest
 ) -> None:
     pods = pod_templates(request.getfixturevalue(values))
-    assert len(pods) == 4
+    assert len(pods) == count
     for pod in pods:
         # Its account is not there in a dry run; the standard does not care whose it is.
         pod = {**pod, "spec": {**pod["spec"], "serviceAccountName": "default"}}
@@ -114,14 +150,20 @@ def test_every_pod_meets_the_restricted_standard(
     assert "violates PodSecurity" in dry_run(commands, namespace, [unsafe]).stderr
 
 
-def test_rights_are_those_of_the_contract_and_no_others(plain: list[Json]) -> None:
+def test_rights_are_those_of_the_contract_and_no_others(plain: list[Json], guarded: list[Json]) -> None:
+    assert rights(named(guarded, "Role", "my-claude-gateway")) == GATEWAY_RIGHTS
+    assert named(guarded, "ServiceAccount", "my-claude-gateway")["automountServiceAccountToken"] is False
     assert rights(named(plain, "Role", "claude-code-api-router")) == ROUTER_RIGHTS
     assert rights(named(plain, "Role", "claude-code-api-operator")) == OPERATOR_RIGHTS
+    [secrets] = [rule for o in plain if o["kind"] == "Role" for rule in o["rules"] if "secrets" in rule["resources"]]
+    assert secrets["resourceNames"] == [shard_name(n) for n in range(SHARDS)], "those with keys' hashes only"
     roles = [o["metadata"]["name"] for o in plain if o["kind"] == "Role"]
     assert roles == ["claude-code-api-operator", "claude-code-api-router"]
     crds = next(o for o in plain if o["kind"] == "ClusterRole")
     assert rights(crds) == CRD_RIGHTS
-    assert crds["rules"][0]["resourceNames"] == ["claudepools.claude-code-api.io", "claudesessions.claude-code-api.io"]
+    assert crds["rules"][0]["resourceNames"] == [
+        f"{plural}.claude-code-api.io" for plural in ("claudepools", "claudesessions", "claudeteams")
+    ]
     assert "pre-upgrade" in crds["metadata"]["annotations"]["helm.sh/hook"], "gone once it is done"
     for binding in (o for o in plain if o["kind"] in ("RoleBinding", "ClusterRoleBinding")):
         account = binding["subjects"][0]["name"]
@@ -130,57 +172,13 @@ def test_rights_are_those_of_the_contract_and_no_others(plain: list[Json]) -> No
     assert named(plain, "ServiceAccount", "claude-code-api-worker")["automountServiceAccountToken"] is False
 
 
-@pytest.mark.parametrize(
-    ("setting", "told"),
-    [
-        ("poool.size=3", "'poool' not allowed"),
-        ("pool.siez=3", "'/pool': additional properties 'siez' not allowed"),
-        ("pool.size=many", "'/pool/size': got string, want"),
-        ("pool.size=-1", "'/pool/size': minimum: got -1, want 0"),
-        ("pool.idleTimeout=5x", "'/pool/idleTimeout': '5x' does not match pattern"),
-        ("pool.claude.commands.A=x", "'/pool/claude/commands': additional properties 'A' not allowed"),
-        ("pool.tools=mine", "'/pool/tools': value must be one of 'own', 'both', 'client'"),
-        ("pool.systemPrompt=prepend", "'/pool/systemPrompt': value must be one of 'append', 'replace', 'ignore'"),
-        ("router.replicas=two", "'/router/replicas': got string, want integer"),
-        ("operator.logLevel=loud", "'/operator/logLevel': value must be one of 'debug', 'info', 'warning'"),
-        ("networkPolicy.enabled=maybe", "'/networkPolicy/enabled': got string, want boolean"),
-        ("worker.image.digest=abc", "'/worker/image/digest': 'abc' does not match pattern"),
-        ("imagePullSecrets={a}", "'/imagePullSecrets/0': got string, want object"),
-    ],
-)
-def test_wrong_values_are_refused_by_name(commands: Commands, setting: str, told: str) -> None:
-    done = commands.helm("template", "x", str(CHART), f"--set={setting}")
-    assert done.returncode != 0
-    assert told in done.stderr
-
-
-def test_the_schema_knows_every_value_and_no_other() -> None:
-    def compare(schema: Json, values: Json, where: str) -> None:
-        known = set(schema["properties"]) - {"global"}
-        assert known >= set(values), where
-        for name in known:
-            part = schema["properties"][name]
-            if part.get("properties") and where + name not in (
-                "pool.podTemplate",
-                "router.resources",
-                "operator.resources",
-            ):
-                compare(part, values[name], f"{where}{name}.")
-            else:
-                assert name in values, where + name
-
-    compare(
-        json.loads((CHART / "values.schema.json").read_text()), yaml.safe_load((CHART / "values.yaml").read_text()), ""
-    )
-
-
-def test_no_secret_is_anywhere_but_in_secrets(plain: list[Json], whole: list[Json]) -> None:
+def test_no_secret_is_anywhere_but_in_secrets(plain: list[Json], whole: list[Json], guarded: list[Json]) -> None:
     secret = named(plain, "Secret", "claude-code-api-worker-key")["data"]["key"]
     assert len(secret) >= 64
     rest = json.dumps([o for o in plain if o["kind"] != "Secret"])
     assert secret not in rest
     assert not [o for o in whole if o["kind"] == "Secret"], "all are the user's own"
-    for pod in pod_templates(whole):
+    for pod in pod_templates(whole) + pod_templates(guarded):
         for variable in pod["spec"]["containers"][0].get("env", []):
             assert "secretKeyRef" not in variable.get("valueFrom", {}), "keys come in files, which no child inherits"
 

@@ -21,7 +21,7 @@ from claude_crds.events import Step, event
 from claude_crds.install import install as install_definitions
 from claude_crds.install import read
 from claude_crds.reflector import Reflector
-from claude_crds.resources import EVENTS, POOLS, SESSIONS, Phase, Resource, timestamp
+from claude_crds.resources import EVENTS, POOLS, SESSIONS, TEAMS, Phase, Resource, timestamp
 from cluster.chart import provided
 from cluster.node import tools
 from crds.fake_api import PATIENCE
@@ -50,6 +50,14 @@ class Live:
         with pytest.raises(Invalid) as caught:
             await self.pool(spec, name)
         return str(caught.value)
+
+    async def team(self, spec: Json) -> Json:
+        """The same for a team."""
+        whole = Resource(TEAMS.api_version, TEAMS.kind, TEAMS.plural, dict)
+        made = await self.api.create(whole, self.namespace, {"metadata": {"name": "t"}, "spec": spec})
+        await self.api.delete(TEAMS, self.namespace, "t")
+        found: Json = made["spec"]
+        return found
 
     def kubectl(self, *arguments: str) -> str:
         command = [str(tools.find("kubectl")), f"--kubeconfig={self.kubeconfig}", f"--namespace={self.namespace}"]
@@ -130,6 +138,40 @@ async def test_what_a_pool_may_be_and_what_it_may_not(live: Live) -> None:
         assert "must be a URL such as https://gateway.example.com" in told
     assert 'supported values: "bypassPermissions", "acceptEdits"' in await live.refused({"permissionMode": "all"})
     assert "metadata.name: Too long" in await live.refused({}, "x" * 64)
+
+
+async def test_what_a_team_may_be_and_what_it_may_not(live: Live) -> None:
+    made = await live.team({"budget": {"usd": 0.5}})
+    assert (made["poolRef"], made["models"], made["admin"]) == ({"name": "default"}, [], False)
+    assert made["budget"] == {"usd": 0.5, "period": "month", "warnPercent": 80}
+    own = {"secretRef": {"name": "own"}, "baseURL": "https://gateway.example.com"}
+    limits = {"maxSessions": 9, "maxLive": 2, "maxConcurrentTurns": 3, "requestsPerMinute": 60}
+    for spec in ({}, limits, {"anthropic": own}, {"models": ["claude-code", "a/b.c"]}, {"budget": {"usd": 50}}):
+        await live.team(spec)
+    refused: list[tuple[Json, str]] = [({limit: 0}, "greater than or equal to 1") for limit in limits]
+    refused += [({"budget": {"usd": usd}}, "spec.budget.usd") for usd in (0, -1, 2e9)]
+    refused += [({"budget": budget}, "spec.budget") for budget in ({}, {"usd": 1, "period": "week"})]
+    refused += [({"budget": {"usd": 1, "warnPercent": 101}}, "spec.budget.warnPercent")]
+    refused += [({"models": [name]}, "must be of letters, digits") for name in ("", "a b", "-a")]
+    refused += [({"models": ["a", "a"]}, "Duplicate value"), ({"models": ["x" * 129]}, "spec.models[0]")]
+    refused += [({"anthropic": {"baseURL": own["baseURL"]}}, "must have a secretRef with a baseURL")]
+    refused += [({"anthropic": own | {"baseURL": "x"}}, "must be a URL such as https://gateway.example.com")]
+    for spec, told in refused:
+        with pytest.raises(Invalid) as caught:
+            await live.team(spec)
+        assert told in str(caught.value)
+
+
+async def test_the_team_of_a_conversation_is_its_tenant_for_good(live: Live) -> None:
+    api, ns = live.api, live.namespace
+    spec = {"conversationID": "c", "tenant": "t", "team": "t"}
+    made = await api.create(SESSIONS, ns, {"metadata": {"name": "a"}, "spec": spec})
+    assert made.spec.team == "t"
+    for team in ("", None, "u"):
+        with pytest.raises(Invalid, match=r"spec\.team cannot be changed"):
+            await api.patch(SESSIONS, ns, "a", {"spec": {"team": team}})
+    with pytest.raises(Invalid, match=r"spec\.team must be the same as spec\.tenant"):
+        await api.create(SESSIONS, ns, {"metadata": {"name": "b"}, "spec": spec | {"tenant": "default"}})
 
 
 async def test_what_a_conversation_is_cannot_be_changed_and_how_it_runs_can(live: Live) -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai
@@ -138,12 +139,11 @@ def test_an_upgrade_with_live_conversations_loses_nothing(stack: Stack) -> None:
             assert next(line for line in stream if "begun" in line)
             busy = watch.until_phase("upgraded", "Ready").status.pod_name
             label = "pool.podTemplate.metadata.labels.revision=two"
-            install(cluster, f"--set-string={label}", "--set=router.podAnnotations.revision=two",
-                    "--set=operator.podAnnotations.revision=two", pool__idleTimeout="5s")  # fmt: skip
-            rest, ended = "", 0.0
-            for line in stream:
-                rest += line
-                ended = ended or ("ended" in line and time.monotonic()) or 0.0
+            with ThreadPoolExecutor(1) as pool:
+                reading = pool.submit(_read, stream)
+                install(cluster, f"--set-string={label}", "--set=router.podAnnotations.revision=two",
+                        "--set=operator.podAnnotations.revision=two", pool__idleTimeout="5s")  # fmt: skip
+                rest, ended = reading.result()
         gone = [c.at for c in watch.changes if c.name == busy and (c.new is None or c.new.leaving)]
         # What a client reads may have been said a moment earlier, and its worker have been ended since.
         assert all(at > ended - 1.0 for at in gone), "a busy worker is left alone"
@@ -154,6 +154,15 @@ def test_an_upgrade_with_live_conversations_loses_nothing(stack: Stack) -> None:
             p.metadata.labels.get("revision") == "two" for p in watch.pods.items()))  # fmt: skip
         recalled = json.loads(content(chat(client, "::recall")))
     assert recalled == ["::say before", "::say begun\n::sleep 25\n::say ended"]
+
+
+def _read(lines: Iterator[str]) -> tuple[str, float]:
+    """A stream to its end, and when its last words came."""
+    rest, ended = "", 0.0
+    for line in lines:
+        rest += line
+        ended = ended or ("ended" in line and time.monotonic()) or 0.0
+    return rest, ended
 
 
 def test_uninstalled_and_installed_again(stack: Stack) -> None:

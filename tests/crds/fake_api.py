@@ -240,7 +240,8 @@ class FakeApi:
             snapshot = [o for o in self._lists[version, kind] if o["metadata"]["name"] > after]
         else:
             objects = self._objects.get(kind, {})
-            version, snapshot = self.version, [copy.deepcopy(objects[name]) for name in sorted(objects)]
+            chosen = [objects[name] for name in sorted(objects) if _selects(request, name)]
+            version, snapshot = self.version, copy.deepcopy(chosen)
             self._lists[version, kind] = snapshot
         limit = int(request.query.get("limit", 0)) or len(snapshot)
         page, rest = snapshot[:limit], snapshot[limit:]
@@ -286,7 +287,8 @@ class FakeApi:
         assert watcher.response
         for version, change, kind, body in [entry for entry in self._log if entry[0] > watcher.sent]:
             watcher.sent = version
-            if kind == watcher.kind:
+            assert watcher.request
+            if kind == watcher.kind and _selects(watcher.request, body["metadata"]["name"]):
                 # In two pieces: a line need not come as a whole.
                 line = _line(change, body)
                 await watcher.response.write(line[:40])
@@ -298,6 +300,11 @@ class FakeApi:
             watcher.sent = self.version
             mark = {"metadata": {"resourceVersion": str(self.version), "creationTimestamp": None}}
             await watcher.response.write(_line("BOOKMARK", mark))
+
+
+def _selects(request: web.Request, name: str) -> bool:
+    """Of field selectors there is the one for a single object."""
+    return request.query.get("fieldSelector", "") in ("", f"metadata.name={name}")
 
 
 def _line(change: str, body: Json) -> bytes:

@@ -16,14 +16,27 @@ from hypothesis import strategies as st
 
 from claude_crds.model_names import RESERVED, TOOLS
 from claude_crds.names import CONVERSATION_ID_MAX
-from claude_crds.resources import API_VERSION, GROUP, POOLS, SESSIONS, VERSION, Desired, Phase, Resource, duration
+from claude_crds.resources import (
+    API_VERSION,
+    GROUP,
+    POOLS,
+    SESSIONS,
+    TEAMS,
+    VERSION,
+    Desired,
+    Phase,
+    Resource,
+    duration,
+)
+from claude_crds.teams import NAME_MAX as TEAM_NAME_MAX
+from claude_crds.teams import Aspect, Period
 from claude_router.sessions import LOCAL_TENANT
 from claude_router.settings import RouterSettings
 from claude_worker.settings import DEFAULT_MODELS, PERMISSION_MODES, SYSTEM_PROMPT_MODES, TOOL_ACTIVITY
 
 Json = dict[str, Any]
 CRDS = Path(__file__).resolve().parents[2] / "crds"
-RESOURCES: dict[str, Resource[Any]] = {"claudesessions": SESSIONS, "claudepools": POOLS}
+RESOURCES: dict[str, Resource[Any]] = {"claudesessions": SESSIONS, "claudepools": POOLS, "claudeteams": TEAMS}
 TYPES = {"object", "array", "string", "integer", "number", "boolean"}
 
 
@@ -88,6 +101,13 @@ def test_a_pool_can_be_scaled() -> None:
 
 
 @DEFINITIONS
+def test_the_chart_has_it_and_the_job_that_upgrades_it_may(plural: str) -> None:
+    chart = CRDS.parent / "charts/claude-code-api"
+    assert (chart / f"crds/{plural}.yaml").resolve() == CRDS / f"{plural}.yaml"
+    assert f"- {plural}.{GROUP}\n" in (chart / "templates/crds-job.yaml").read_text()
+
+
+@DEFINITIONS
 def test_every_schema_is_structural(plural: str) -> None:
     for path, node in nodes(schema(plural)):
         assert node["type"] in TYPES, path
@@ -119,7 +139,7 @@ def test_rules_say_what_is_allowed_and_what_they_look_at_is_bounded(plural: str)
             assert "maxLength" in node or "enum" in node, f"no unbounded text from people: {path}"
 
 
-@pytest.mark.parametrize("field", ["conversationID", "tenant", "poolRef", "workspaceClaimName"])
+@pytest.mark.parametrize("field", ["conversationID", "tenant", "team", "poolRef", "workspaceClaimName"])
 def test_what_a_conversation_is_cannot_be_changed(field: str) -> None:
     assert [r["rule"] for r in at("claudesessions", f".spec.{field}")["x-kubernetes-validations"]] == [
         "self == oldSelf"
@@ -138,6 +158,11 @@ def test_what_a_conversation_is_cannot_be_changed(field: str) -> None:
             "claudepools",
             ["Size", "Live", "Busy", "Warm", "Suspended", "Queued", "Ready", "Age"],
             ["Idle-Timeout", "Image", "Message"],
+        ),
+        (
+            "claudeteams",
+            ["Sessions", "Live", "Turns", "Cost", "Budget", "Age"],
+            ["Pool", "Period", "Max-Live", "Exceeded", "Message"],
         ),
     ],
 )
@@ -189,12 +214,30 @@ def test_choices_and_limits_are_the_ones_that_the_parts_know() -> None:
     assert at("claudesessions", ".spec.desiredState")["enum"] == [str(d) for d in Desired]
     assert at("claudesessions", ".spec.conversationID")["maxLength"] == CONVERSATION_ID_MAX
     assert at("claudesessions", ".spec.tenant")["default"] == LOCAL_TENANT
+    assert at("claudeteams", ".spec.budget.period")["enum"] == [str(p) for p in Period]
+    assert at("claudesessions", ".spec.team")["maxLength"] == TEAM_NAME_MAX
+    for plural in RESOURCES:
+        assert schema(plural)["properties"]["metadata"]["properties"]["name"]["maxLength"] == TEAM_NAME_MAX
     assert at("claudepools", ".spec.permissionMode")["enum"] == list(PERMISSION_MODES)
     assert set(at("claudepools", ".spec.systemPrompt")["enum"]) == set(SYSTEM_PROMPT_MODES)
     assert set(at("claudepools", ".spec.toolActivity")["enum"]) == set(TOOL_ACTIVITY)
     assert at("claudepools", ".spec.tools")["enum"] == list(TOOLS)
+    named = at("claudeteams", ".status.conditions")["description"]
+    assert [aspect for aspect in Aspect if aspect not in named] == []
     (rule,) = at("claudepools", ".spec.models")["x-kubernetes-validations"]
     assert {name for name in RESERVED if f"name != '{name}'" in rule["rule"]} == RESERVED
+
+
+def test_a_teams_own_address_needs_a_credential_of_its_own() -> None:
+    (rule,) = at("claudeteams", ".spec.anthropic")["x-kubernetes-validations"]
+    assert rule["rule"] == "!has(self.baseURL) || has(self.secretRef)"
+
+
+def test_a_limit_of_a_team_is_none_unless_it_is_set() -> None:
+    for field in ("maxSessions", "maxLive", "maxConcurrentTurns", "requestsPerMinute"):
+        node = at("claudeteams", f".spec.{field}")
+        assert (node["minimum"], "default" in node) == (1, False)
+    assert schema("claudeteams")["properties"]["spec"].get("required", []) == []
 
 
 def test_a_pools_defaults_are_those_of_one_machine() -> None:

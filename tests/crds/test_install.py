@@ -84,7 +84,9 @@ async def test_when_the_server_refuses_it(fake: FakeApi, api: Api) -> None:
 
 
 def test_what_is_read() -> None:
-    assert [one["kind"] for one in read(FOLDER)] == ["CustomResourceDefinition"] * 2
+    read_in = read(FOLDER)
+    assert {one["kind"] for one in read_in} == {"CustomResourceDefinition"}
+    assert sorted(one["spec"]["names"]["kind"] for one in read_in) == ["ClaudePool", "ClaudeSession", "ClaudeTeam"]
 
 
 def test_a_folder_without_any(

@@ -9,7 +9,19 @@ from typing import Any
 import pytest
 
 from claude_crds.events import Step, event
-from claude_crds.resources import CLAIMS, PODS, POOLS, SESSIONS, Phase, Resource, duration, labels, timestamp
+from claude_crds.resources import (
+    CLAIMS,
+    PODS,
+    POOLS,
+    SECRETS,
+    SESSIONS,
+    TEAMS,
+    Phase,
+    Resource,
+    duration,
+    labels,
+    timestamp,
+)
 from claude_crds.views import ClaudeSession, Metadata, Object, SessionSpec, condition
 
 MANAGED = [{"manager": "x", "operation": "Update", "apiVersion": "v1", "fieldsV1": {"f:metadata": {}}}]
@@ -154,6 +166,44 @@ def test_a_pool_as_its_defaults_make_it_and_with_a_template() -> None:
     pool = read(POOLS, {"metadata": {"name": "default"}, "spec": spec})
     assert pool.spec.pod_template == template
     assert (pool.spec.anthropic.secret_ref.key, pool.spec.anthropic.base_url) == ("ANTHROPIC_API_KEY", "http://m")
+
+
+def test_a_team_as_its_defaults_make_it_and_in_full() -> None:
+    team = read(TEAMS, {"metadata": {"name": "t"}, "spec": {}})
+    assert (team.pool, team.spec.models, team.spec.admin, team.spec.budget) == ("default", (), False, None)
+    limits = (team.spec.max_sessions, team.spec.max_live, team.spec.max_concurrent_turns, team.spec.requests_per_minute)
+    assert limits == (None,) * 4
+    spec = {
+        "poolRef": {"name": "p"},
+        "models": ["claude-code"],
+        "maxSessions": 9,
+        "maxLive": 2,
+        "maxConcurrentTurns": 3,
+        "requestsPerMinute": 60,
+        "budget": {"usd": 50},
+        "anthropic": {"secretRef": {"name": "own"}, "baseURL": "https://gateway.example.com"},
+        "admin": True,
+    }
+    status = {
+        "observedGeneration": 2,
+        "sessions": 4,
+        "usage": {"costUSD": 1.5},
+        "periodStart": "2026-11-01T00:00:00Z",
+        "conditions": [{"type": "BudgetNear", "status": "True"}],
+    }
+    team = read(TEAMS, {"metadata": {"name": "t"}, "spec": spec, "status": status})
+    assert (team.pool, team.spec.models, team.spec.max_live, team.spec.admin) == ("p", ("claude-code",), 2, True)
+    assert (team.spec.budget.usd, team.spec.budget.period, team.spec.budget.warn_percent) == (50.0, "month", 80)
+    assert (team.spec.anthropic.secret_ref.name, team.spec.anthropic.base_url) == ("own", "https://gateway.example.com")
+    assert (team.status.sessions, team.status.live, team.status.usage.cost_usd) == (4, 0, 1.5)
+    assert team.status.period_start == datetime(2026, 11, 1, tzinfo=UTC)
+
+
+def test_whatever_shows_a_secret_shows_nothing_of_it() -> None:
+    secret = read(SECRETS, {"metadata": {"name": "s"}, "type": "Opaque", "data": {"a": "c2VjcmV0"}})
+    assert secret.data == {"a": b"secret"}
+    assert repr(secret) == "Secret(name='s')"
+    assert read(SECRETS, {"metadata": {"name": "s"}}).data == {}
 
 
 def test_a_claim() -> None:

@@ -245,3 +245,11 @@ def find_cli(worker_pid: int) -> int:
 def cli_pid(worker_pid: int) -> int:
     """The same; waits until there is one."""
     return int(eventually(lambda: find_cli(worker_pid)))
+
+
+def unread(pid: int) -> bool:
+    """Whether a connection of the process holds bytes that it has not read. It must be stopped."""
+    mine = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    waiting = {f"socket:[{row[9]}]" for row in rows if row[3] == "01" and not row[4].endswith(":00000000")}
+    return bool(mine & waiting)

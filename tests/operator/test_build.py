@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from claude_crds.resources import POOL_LABEL, SESSION_LABEL, SESSION_UID_LABEL, TEMPLATE_LABEL
+from claude_crds.settings import SettingsError
 from claude_crds.tokens import token_hash
 from claude_crds.views import ClaudePool
-from claude_operator import build
-from claude_operator.settings import OperatorSettings
+from claude_operator import build, gateway
+from claude_operator.settings import OperatorSettings, load_settings
+from claude_router.gateway.verify import AUDIENCE
 from operator_sim.made import pool, session
 
 SETTINGS = OperatorSettings(worker_image="img:1", worker_key_file="key")
+WITH_GATEWAY = replace(SETTINGS, gateway_url="http://gateway:8090")
 TOKEN = "the-token-of-this-worker"
 
 
-def manifest(made: ClaudePool | None = None, bound: Any = None) -> Any:
+def manifest(made: ClaudePool | None = None, bound: Any = None, settings: OperatorSettings = SETTINGS) -> Any:
     made = made or pool()
-    return build.pod(build.template(made, SETTINGS), made, "p", "c", TOKEN, bound)
+    return build.pod(build.template(made, settings), made, "p", "c", TOKEN, bound)
 
 
 def worker(body: Any) -> Any:
@@ -138,6 +142,7 @@ def test_mounts_are_laid_over_by_path_and_ports_by_number() -> None:
         {"serviceAccountName": "theirs"},
         {"priorityClassName": "low"},
         {"runtimeClassName": "gvisor"},
+        {"hostUsers": False},
     ],
 )
 def test_what_a_template_says_of_the_pod_is_so(spec: dict[str, Any]) -> None:
@@ -220,3 +225,41 @@ def test_the_hash_is_the_pods_label_and_the_same_for_every_pod() -> None:
     one = manifest(bound=session("x", uid="u1"))["metadata"]["labels"][TEMPLATE_LABEL]
     assert one == manifest()["metadata"]["labels"][TEMPLATE_LABEL] == hash_of()
     assert hash_of(OperatorSettings(worker_image="img:2", worker_key_file="k")) != hash_of()
+    assert hash_of(WITH_GATEWAY) != hash_of()
+
+
+def test_with_a_gateway_a_worker_has_a_token_of_its_own_and_no_key() -> None:
+    made = pool(anthropic={"baseURL": "https://elsewhere", "secretRef": {"name": "key"}})
+    body = manifest(made, settings=WITH_GATEWAY)
+    assert "ANTHROPIC_API_KEY" not in env(body)
+    assert env(body)["ANTHROPIC_BASE_URL"] == "http://gateway:8090"
+    assert "secretKeyRef" not in json.dumps(body)
+    [source] = next(v for v in body["spec"]["volumes"] if v["name"] == "gateway-token")["projected"]["sources"]
+    token = source["serviceAccountToken"]
+    assert token == {"audience": AUDIENCE, "expirationSeconds": 600, "path": "token"}
+    [mount] = [m for m in worker(body)["volumeMounts"] if m["name"] == "gateway-token"]
+    assert mount["readOnly"] is True
+    assert env(body)["MODEL_TOKEN_FILE"] == f"{mount['mountPath']}/{token['path']}" == gateway.TOKEN_FILE
+    assert body["spec"]["automountServiceAccountToken"] is False, "none for the API server"
+
+
+def test_only_the_worker_s_own_container_has_the_token() -> None:
+    made = pool(podTemplate={"spec": {"containers": [{"name": "proxy", "image": "x"}]}})
+    body = manifest(made, settings=WITH_GATEWAY)
+    mounted = [c["name"] for c in body["spec"]["containers"] for m in c.get("volumeMounts", [])
+               if m["name"] == "gateway-token"]  # fmt: skip
+    assert mounted == ["worker"]
+
+
+def test_without_a_gateway_a_worker_is_as_ever() -> None:
+    body = manifest(pool(anthropic={"secretRef": {"name": "key"}}))
+    assert "gateway" not in json.dumps(body)
+    assert not {"MODEL_TOKEN_FILE", "MODEL_RETRIES"} & set(env(body))
+    assert env(body)["ANTHROPIC_API_KEY"] == {"secretKeyRef": {"name": "key", "key": "ANTHROPIC_API_KEY"}}
+
+
+def test_a_gateway_has_an_address_of_the_web() -> None:
+    environ = {"WORKER_IMAGE": "i", "WORKER_KEY_FILE": "k"}
+    assert load_settings({**environ, "GATEWAY_URL": "http://g:1"}).gateway_url == "http://g:1"
+    with pytest.raises(SettingsError, match="GATEWAY_URL"):
+        load_settings({**environ, "GATEWAY_URL": "gateway:8090"})

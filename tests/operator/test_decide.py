@@ -148,6 +148,14 @@ def test_a_requested_suspension_waits_for_the_turn() -> None:
     assert decide(POOL, [asked], [idle("w1")], now=0).actions == (Drain("w1", "requested"),)
 
 
+def test_a_turn_that_waits_for_its_clients_tools_is_not_waited_for_when_asked_to_suspend() -> None:
+    parked = idle("w1", busy=True, parked=True)
+    asked = Session("s-w1", None, fresh=False, suspend_requested=True)
+    assert decide(POOL, [asked], [parked], now=0).actions == (Drain("w1", "requested"),)
+    assert decide(Policy(1, 0, 1), [*rests(parked), waits("a")], [parked], now=99).actions[0] != Drain("w1", "idle")
+    assert not any(isinstance(a, Drain) for a in decide(Policy(1, 0, 1), [*rests(parked)], [parked], now=99).actions)
+
+
 def test_a_suspended_conversation_that_waits_is_served_first() -> None:
     asked = Session("s-w1", 1.0, fresh=False, suspend_requested=True)
     assert decide(POOL, [asked], [], now=2).actions == (Start("s-w1"),)

@@ -120,7 +120,8 @@ class Case:
 
     def safety(self) -> None:
         for d in self.drains:
-            assert not self.worker[d.worker].busy, "a busy worker was drained"
+            w = self.worker[d.worker]
+            assert not w.busy or (w.parked and d.reason == "requested"), "a busy worker was drained"
             assert self.worker[d.worker].session not in self.waited_for, "a worker that someone waits for was drained"
         touched = Counter([d.worker for d in self.drains] + [c.worker for c in self.claims])
         assert all(n == 1 for n in touched.values()), "a worker got two actions"
@@ -191,7 +192,8 @@ class Case:
             assert timeout == 0 or w.last_active + timeout > self.now, "an idle worker stayed"
         asked = {s.name for s in self.sessions if s.suspend_requested}
         assert all(w.session in asked for w in self.drained("requested"))
-        assert not any(w.session in asked and not w.busy for w in self.kept if w.session not in self.waited_for)
+        free = [w for w in self.kept if w.session not in self.waited_for and (w.parked or not w.busy)]
+        assert not any(w.session in asked for w in free)
 
         stale = self.drained("stale")
         kept = {w.name for w in self.kept}
@@ -350,7 +352,8 @@ def worlds(draw: st.DrawFn) -> World:
     for i, session in enumerate(owners):
         name, state = f"x{i}", draw(states)
         busy = session is not None and state is WorkerState.READY and draw(st.booleans())
-        world.workers[name] = Worker(name, state, session, busy, draw(times), draw(st.booleans()))
+        stale, parked = draw(st.booleans()), busy and draw(st.booleans())
+        world.workers[name] = Worker(name, state, session, busy, draw(times), stale, parked)
     world.waiting = draw(st.dictionaries(st.sampled_from(CONVERSATIONS), times))
     world.suspending = draw(st.sets(st.sampled_from(CONVERSATIONS), max_size=2))
     world.not_before = draw(st.dictionaries(st.sampled_from(CONVERSATIONS), times, max_size=3))

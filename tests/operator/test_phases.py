@@ -63,6 +63,12 @@ def test_the_phase_and_why(values: dict[str, Any], phase: str, reason: str, mess
     assert (condition.type, condition.status) == ("Ready", "True" if phase == "Ready" else "False")
 
 
+def test_who_waits_for_the_own_teams_limit_is_told_so() -> None:
+    waits = session(generation=5, team="small")
+    status = target(facts(session=waits, waiting_since=1.0, position=2, team_limit=4))
+    assert status.message == "Number 2 in the line of team small: all 4 workers of its share are in use."
+
+
 def test_only_a_ready_session_has_an_address() -> None:
     assert target(facts(slot=READY)).endpoint == "http://10.0.0.7:8080"
     for values in ({"slot": STARTING}, {"slot": ENDING}, {}, {"slot": READY, "trouble": TROUBLE, "failed": True}):

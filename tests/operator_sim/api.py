@@ -15,12 +15,13 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from claude_crds.resources import CLAIMS, PODS, POOLS, SESSIONS, timestamp
+from claude_crds.resources import CLAIMS, PODS, POOLS, SESSIONS, TEAMS, timestamp
 from crds.fake_api import PATH, FakeApi, Json, Watcher, _changed, _error
 
 NAMESPACE = "ns"
-PATHS = {kind.kind: kind.path(NAMESPACE) for kind in (SESSIONS, POOLS, PODS, CLAIMS)}
-SESSION, POOL, POD, CLAIM = (PATHS[k] for k in ("ClaudeSession", "ClaudePool", "Pod", "PersistentVolumeClaim"))
+PATHS = {kind.kind: kind.path(NAMESPACE) for kind in (SESSIONS, POOLS, TEAMS, PODS, CLAIMS)}
+SESSION, POOL, TEAM = (PATHS[k] for k in ("ClaudeSession", "ClaudePool", "ClaudeTeam"))
+POD, CLAIM = (PATHS[k] for k in ("Pod", "PersistentVolumeClaim"))
 _OPERATOR = re.compile(r"operator-\d+")
 _MOST_REMEMBERED = 2000
 
@@ -135,8 +136,10 @@ class SimApi(FakeApi):
         if request.method == "POST" and request.path.endswith("/events"):
             self.events.append(await request.json())
             return web.json_response({}, status=201)
-        # A pool's status is for people: nothing follows from it.
-        counted = request.method != "GET" and bool(_OPERATOR.fullmatch(agent)) and not request.path.startswith(POOL)
+        # A pool's status, or a team's, is for people: nothing follows from it.
+        counted = (
+            request.method != "GET" and bool(_OPERATOR.fullmatch(agent)) and not request.path.startswith((POOL, TEAM))
+        )
         if counted:
             self.writes += 1
             self._hook(self.writes, "before")

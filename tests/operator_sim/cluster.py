@@ -15,7 +15,7 @@ import pytest
 
 from claude_crds.api import Api
 from claude_crds.resources import SESSION_LABEL
-from claude_operator import keeper, notes, operations, publish, slots, term
+from claude_operator import keeper, notes, operations, publish, slots, teams, term
 from claude_operator.metrics import OperatorMetrics
 from claude_operator.settings import OperatorSettings
 from claude_operator.term import Term
@@ -44,6 +44,7 @@ def hurry(
     patch.setattr(notes, "FIRST_DELAY_SECONDS", after_error)
     patch.setattr(publish, "_POOL_INTERVAL_SECONDS", pool_interval)
     patch.setattr(term, "FLUSH_SECONDS", 0.1)
+    patch.setattr(teams, "INTERVAL_SECONDS", 0.02)
 
 
 def name(conversation: str) -> str:

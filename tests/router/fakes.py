@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -170,8 +170,8 @@ class FakeSessions:
     def __post_init__(self) -> None:
         self.gate.set()
 
-    def add(self, conversation_id: str, **more: Any) -> None:
-        key = ConversationKey("default", conversation_id)
+    def add(self, conversation_id: str, tenant: str = "default", **more: Any) -> None:
+        key = ConversationKey(tenant, conversation_id)
         self.views[key.name] = view(key, **more)
 
     async def acquire(self, key: ConversationKey, *, deadline: float) -> Lease:
@@ -191,8 +191,13 @@ class FakeSessions:
     def gone(self, key: ConversationKey, lease: Lease) -> None:
         self.given_back.append((key, lease))
 
-    async def list(self, tenant: str, *, limit: int, after: str = "") -> Sequence[SessionView]:
-        return [self.views[name] for name in sorted(self.views) if name > after][:limit]
+    async def list(self, tenant: str | None, *, limit: int, after: str = "") -> Sequence[SessionView]:
+        names = [name for name, v in self.views.items() if tenant in (None, v.key.tenant) and name > after]
+        return [self.views[name] for name in sorted(names)][:limit]
+
+    def count(self, tenant: str, also: Collection[str] = ()) -> int:
+        there = {name for name, v in self.views.items() if v.key.tenant == tenant}
+        return len(there | set(also))
 
     async def get(self, key: ConversationKey) -> SessionView | None:
         return self.views.get(key.name)

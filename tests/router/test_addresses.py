@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from starlette.routing import Match
 
 from claude_router import addresses
-from claude_router.addresses import CONVERSATION, FILE, FILES, FORK, MESSAGES, file_of, key_of
+from claude_router.access import OPEN, let_in
+from claude_router.addresses import CONVERSATION, FILE, FILES, FORK, MESSAGES, conversation_of, file_of, key_of
 
 
-def scope(raw: str, root_path: str = "") -> dict[str, object]:
-    return {"type": "http", "raw_path": (root_path + raw).encode(), "path": "", "root_path": root_path}
+def scope(raw: str, root_path: str = "") -> dict[str, Any]:
+    made = {"type": "http", "raw_path": (root_path + raw).encode(), "path": "", "root_path": root_path}
+    let_in(made, OPEN)
+    return made
 
 
 @pytest.mark.parametrize(("path", "template", "conversation", "file"), [
@@ -53,6 +58,19 @@ def test_what_a_path_names(path: str, template: str, conversation: str, file: st
 def test_which_routes_a_path_may_be_for(path: str, templates: list[str]) -> None:
     raw = path.encode()
     assert [t for t in (CONVERSATION, MESSAGES, FORK, FILES, FILE) if addresses._RAW[t].fullmatch(raw)] == templates
+
+
+def test_a_request_that_has_not_gone_through_the_door_has_no_conversations() -> None:
+    with pytest.raises(KeyError):
+        key_of({"type": "http", "raw_path": b"/conversations/a", "path": "/conversations/a"})
+
+
+def test_the_name_of_what_a_route_is_about() -> None:
+    route = "/conversations/{conversation_id}"
+    assert conversation_of(scope("/conversations/a"), route) == key_of(scope("/conversations/a")).name
+    assert conversation_of(scope("/conversations/a/fork"), route + "/fork") == key_of(scope("/conversations/a")).name
+    assert conversation_of(scope("/conversations/" + "a" * 257), route) is None
+    assert conversation_of(scope("/v1/models"), "/v1/models") is None
 
 
 def test_a_route_is_for_http_only() -> None:

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from claude_router.matching import histories
+from claude_router.sessions import ConversationKey
+from claude_worker.openai.request import parse
 from router.fakes import DONE, PATIENCE, Exchange, FakeSessions, FakeWorker, frame, streams
 from router.harness import CHAT, body, endpoint, error_of
 
@@ -187,6 +190,20 @@ async def test_an_id_is_made_up_for_a_request_without() -> None:
     assert made_up.startswith("conv_")
     assert made_up == router.sessions.acquired[0][0].id
     assert made_up != second.headers["x-conversation-id"]
+
+
+async def test_a_key_leads_to_the_conversation_that_it_began_whatever_the_history_says() -> None:
+    said = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, USER]}
+    (tip,) = histories(parse(json.dumps(body(**said)).encode()))
+    async with FakeWorker(streams(DONE)) as worker, endpoint(worker.endpoint) as router:
+        first = await router.chat(body(**said), idempotency_key="once")
+        router.sessions.tips = [(ConversationKey("default", "conv_another"), tip)]
+        known = await router.chat(body(**said), idempotency_key="twice")
+        router.sessions.add(first.headers["x-conversation-id"])
+        again = await router.chat(body(**said), idempotency_key="once")
+    assert again.headers["x-conversation-id"] == first.headers["x-conversation-id"]
+    assert known.headers["x-conversation-id"] == "conv_another"
+    assert [r.headers["idempotency-key"] for r in worker.received] == ["once", "twice", "once"]
 
 
 async def test_the_deadline_is_the_queue_timeout_from_now() -> None:

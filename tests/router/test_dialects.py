@@ -160,13 +160,17 @@ async def test_openais_sdk_goes_on_from_a_response() -> None:
         client = openai.AsyncOpenAI(api_key="the-right-key", base_url=f"http://127.0.0.1:{router.port}/v1")
         async with client:
             first = await client.responses.create(model="claude-code:a/b ü", input="hello")
+            with pytest.raises(openai.NotFoundError) as gone:
+                await client.responses.create(model="claude-code", input="go on", previous_response_id=first.id)
+            assert len(router.sessions.acquired) == 1, "no worker is started to find that out"
+            router.sessions.add("a/b ü")
             await client.responses.create(model="claude-code", input="go on", previous_response_id=first.id)
             with pytest.raises(openai.BadRequestError) as refused:
                 await client.responses.create(model="claude-code", input="x", previous_response_id="resp_1")
     assert first.output_text == "hello"
     assert first.id == response_id("a/b ü", TURN)
     assert [key.id for key, _ in router.sessions.acquired] == ["a/b ü"] * 2
-    assert refused.value.code == "previous_response_not_found"
+    assert gone.value.code == refused.value.code == "previous_response_not_found"
 
 
 async def test_anthropics_sdk() -> None:

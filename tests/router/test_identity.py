@@ -33,44 +33,59 @@ BODY = {"model": "claude-code-opus:second", "conversation_id": "fifth", "metadat
 
 def test_the_order() -> None:
     headers, body = dict(HEADERS), dict(BODY)
-    assert identify(headers, request(**body)) == Identity("first", "claude-code-opus", "header")
+    assert identify(headers, request(**body), "default") == Identity("first", "claude-code-opus", "header")
     del headers[b"x-conversation-id"]
-    assert identify(headers, request(**body)) == Identity("second", "claude-code-opus", "model")
+    assert identify(headers, request(**body), "default") == Identity("second", "claude-code-opus", "model")
     body["model"] = "claude-code-opus"
-    assert identify(headers, request(**body)) == Identity("third", "claude-code-opus", "session-header")
+    assert identify(headers, request(**body), "default") == Identity("third", "claude-code-opus", "session-header")
     del headers[b"x-session-id"]
-    assert identify(headers, request(**body)) == Identity("fourth", "claude-code-opus", "session-header")
+    assert identify(headers, request(**body), "default") == Identity("fourth", "claude-code-opus", "session-header")
     del headers[b"x-session-affinity"]
-    assert identify(headers, request(**body)) == Identity("fifth", "claude-code-opus", "body")
+    assert identify(headers, request(**body), "default") == Identity("fifth", "claude-code-opus", "body")
     del body["conversation_id"]
-    assert identify(headers, request(**body)) == Identity("sixth", "claude-code-opus", "body")
+    assert identify(headers, request(**body), "default") == Identity("sixth", "claude-code-opus", "body")
     del body["metadata"]
-    generated = identify(headers, request(**body))
+    generated = identify(headers, request(**body), "default")
     assert generated.source == "generated"
     assert re.fullmatch(r"conv_[0-9a-f]{32}", generated.id)
-    assert identify(headers, request(**body)).id != generated.id
+    assert identify(headers, request(**body), "default").id != generated.id
 
 
 def test_a_previous_response_comes_after_the_header_alone() -> None:
     turn = "0" * 32
     body = {**BODY, "input": "x", "previous_response_id": response_id("its own", turn)}
     asked = parse_response(msgspec.json.encode(body))
-    assert identify({b"x-session-id": b"third"}, asked) == Identity("its own", "claude-code-opus", "previous")
-    assert identify(HEADERS, asked).id == "first"
+    assert identify({b"x-session-id": b"third"}, asked, "default") == Identity(
+        "its own", "claude-code-opus", "previous"
+    )
+    assert identify(HEADERS, asked, "default").id == "first"
     without = parse_response(msgspec.json.encode({**body, "previous_response_id": response_id("", turn)}))
-    assert identify({}, without) == Identity("second", "claude-code-opus", "model")
+    assert identify({}, without, "default") == Identity("second", "claude-code-opus", "model")
     long = parse_response(msgspec.json.encode({**body, "previous_response_id": response_id("x" * 257, turn)}))
     with pytest.raises(ApiError) as refused:
-        identify({}, long)
+        identify({}, long, "default")
     assert refused.value.param == "previous_response_id"
+
+
+def test_an_idempotency_key_comes_last_and_always_gives_the_same_id() -> None:
+    key = {b"idempotency-key": b"once"}
+    found = identify(key, request(), "default")
+    assert (found.source, found.made_up) == ("key", True)
+    assert re.fullmatch(r"conv_[0-9a-f]{32}", found.id)
+    assert identify(key, request(temperature=1), "default") == found
+    assert identify(key, request(**BODY), "default").source == "model"
+    assert identify(key, request(conversation_id="mine"), "default") == Identity("mine", "claude-code", "body")
+    assert identify({b"idempotency-key": b""}, request(), "default").source == "generated"
+    others = [({b"idempotency-key": b"twice"}, "default"), (key, "another"), ({b"idempotency-key": b"tonce"}, "defaul")]
+    assert len({found.id, *(identify(headers, request(), tenant).id for headers, tenant in others)}) == 4
 
 
 def test_empty_counts_as_absent() -> None:
     headers = dict.fromkeys(HEADERS, b"")
     body = {"model": "claude-code:", "conversation_id": "", "metadata": {"conversation_id": ""}}
-    found = identify(headers, request(**body))
+    found = identify(headers, request(**body), "default")
     assert (found.source, found.model) == ("generated", "claude-code")
-    assert identify(headers, request(conversation_id=None, metadata=None)).source == "generated"
+    assert identify(headers, request(conversation_id=None, metadata=None), "default").source == "generated"
 
 
 def test_a_suffix_may_hold_anything() -> None:
@@ -91,7 +106,7 @@ def test_a_suffix_may_hold_anything() -> None:
 )
 def test_too_long(headers: dict[bytes, bytes], more: dict[str, Any], param: str) -> None:
     with pytest.raises(ApiError) as refused:
-        identify(headers, request(**more))
+        identify(headers, request(**more), "default")
     error = refused.value
     assert (error.status, error.code, error.param) == (400, "conversation_id_too_long", param)
     assert "257" in error.message
@@ -99,20 +114,20 @@ def test_too_long(headers: dict[bytes, bytes], more: dict[str, Any], param: str)
 
 def test_the_limit_counts_characters_not_bytes() -> None:
     longest = "😀" * CONVERSATION_ID_MAX
-    assert identify({b"x-conversation-id": longest.encode()}, request()).id == longest
+    assert identify({b"x-conversation-id": longest.encode()}, request(), "default").id == longest
 
 
 @pytest.mark.parametrize("value", [7, ["a"], {"a": 1}, True])
 def test_an_id_in_metadata_must_be_text(value: Any) -> None:
     with pytest.raises(ApiError) as refused:
-        identify({}, request(metadata={"conversation_id": value}))
+        identify({}, request(metadata={"conversation_id": value}), "default")
     assert (refused.value.code, refused.value.param) == ("invalid_type", "metadata.conversation_id")
     # but only if it is what decides
-    assert identify({}, request(conversation_id="a", metadata={"conversation_id": value})).id == "a"
+    assert identify({}, request(conversation_id="a", metadata={"conversation_id": value}), "default").id == "a"
 
 
 def test_percent_signs_stay() -> None:
-    assert identify({b"x-conversation-id": b"a%2Fb"}, request()).id == "a%2Fb"
+    assert identify({b"x-conversation-id": b"a%2Fb"}, request(), "default").id == "a%2Fb"
 
 
 def test_header_bytes_that_are_not_utf8_are_latin1() -> None:
@@ -123,18 +138,18 @@ def test_header_bytes_that_are_not_utf8_are_latin1() -> None:
 @given(ids)
 def test_every_way_to_send_an_id_leads_to_the_same_conversation(conversation_id: str) -> None:
     ways = [
-        identify({b"x-conversation-id": conversation_id.encode()}, request()),
-        identify({b"x-session-id": conversation_id.encode()}, request()),
-        identify({}, request(model="claude-code:" + conversation_id)),
-        identify({}, request(conversation_id=conversation_id)),
-        identify({}, request(metadata={"conversation_id": conversation_id})),
+        identify({b"x-conversation-id": conversation_id.encode()}, request(), "default"),
+        identify({b"x-session-id": conversation_id.encode()}, request(), "default"),
+        identify({}, request(model="claude-code:" + conversation_id), "default"),
+        identify({}, request(conversation_id=conversation_id), "default"),
+        identify({}, request(metadata={"conversation_id": conversation_id}), "default"),
     ]
     assert {way.id for way in ways} == {conversation_id}
 
 
 @given(st.binary(min_size=1, max_size=CONVERSATION_ID_MAX))
 def test_any_header_bytes_are_an_id(raw: bytes) -> None:
-    assert identify({b"x-conversation-id": raw}, request()).id == decode_id(raw)
+    assert identify({b"x-conversation-id": raw}, request(), "default").id == decode_id(raw)
 
 
 @given(ids, ids)

@@ -15,7 +15,8 @@ SECRET = "short"
 def test_defaults_are_those_that_the_readme_promises() -> None:
     shown = {env: default for env, default, _, _ in table(RouterSettings)}
     assert shown == {
-        "HOST": "127.0.0.1", "PORT": "3000", "API_KEYS": "", "POOL_SIZE": "5", "WARM_WORKERS": "1",
+        "HOST": "127.0.0.1", "PORT": "3000", "API_KEYS": "", "API_KEYS_FILE": "", "TEAMS_FILE": "",
+        "AUDIT_LOG": "", "POOL_SIZE": "5", "WARM_WORKERS": "1",
         "IDLE_TIMEOUT_MS": "300000", "QUEUE_TIMEOUT_MS": "30000", "MAX_QUEUE": "16", "TURN_TIMEOUT_MS": "3600000",
         "KEEPALIVE_MS": "5000", "MAX_BODY_BYTES": "33554432", "SHUTDOWN_GRACE_MS": "30000",
         "SESSIONS_DIR": "~/.claude-code-api/sessions", "WORKSPACE_DIR": "", "WORKSPACE_PER_CONVERSATION": "true",
@@ -87,3 +88,9 @@ def test_folders_are_absolute_and_home_is_expanded(monkeypatch: pytest.MonkeyPat
     assert RouterSettings().sessions_path == Path("/home/somebody/.claude-code-api/sessions")
     assert RouterSettings().workspace_path is None
     assert RouterSettings(workspace_dir="~/work").workspace_path == Path("/home/somebody/work")
+    assert RouterSettings().api_keys_path is RouterSettings().teams_path is None
+    named = RouterSettings(api_keys_file="~/keys.json", teams_file="~/teams.yaml")
+    assert (named.api_keys_path, named.teams_path) == (
+        Path("/home/somebody/keys.json"),
+        Path("/home/somebody/teams.yaml"),
+    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from claude_worker.cli import aside_arguments, environment, session_arguments
+from claude_worker.cli import aside_arguments, credential_settings, environment, session_arguments
 from claude_worker.settings import WorkerSettings, load_settings
 
 OLD, NEW, AT = "5e9c5a5e-0000-4000-8000-000000000001", "5e9c5a5e-0000-4000-8000-000000000002", "a-message"
@@ -42,7 +44,7 @@ def test_the_pools_servers_come_with_the_clis_own_tools(tmp_path: Path) -> None:
     without = session_arguments(settings, NEW, resume=False, own_tools=False)
     assert without[without.index("--tools") + 1] == ""
     assert [a for a in without if "mcp-config" in a] == ["--strict-mcp-config"]
-    assert not [a for a in aside_arguments("") if "--mcp-config" in a]
+    assert not [a for a in aside_arguments(settings, "") if "--mcp-config" in a]
 
 
 @pytest.mark.parametrize("own_tools", [True, False])
@@ -91,3 +93,39 @@ def test_the_workers_own_settings_stay_with_it() -> None:
     made = env(environ=environ)
     assert made["TRACKER_TOKEN"] == "t"
     assert set(environ) & set(made) == {"TRACKER_TOKEN"}
+
+
+def settings_given(arguments: list[str]) -> list[dict[str, str]]:
+    return [json.loads(a.removeprefix("--settings=")) for a in arguments if a.startswith("--settings")]
+
+
+@pytest.mark.parametrize("path", ["/run/token", "/a folder/it's"])
+def test_the_model_s_credential_is_read_from_its_file(path: str) -> None:
+    settings = load_settings({"MODEL_TOKEN_FILE": path})
+    for arguments in (
+        session_arguments(settings, NEW, resume=False),
+        session_arguments(settings, NEW, resume=True, own_tools=False),
+        aside_arguments(settings, ""),
+    ):
+        [given] = settings_given(arguments)
+        assert given == credential_settings(settings)
+        assert list(given) == ["apiKeyHelper"]
+        assert shlex.split(given["apiKeyHelper"]) == ["cat", path]
+
+
+def test_nothing_but_the_file_s_credential_is_used_then() -> None:
+    keys = {"ANTHROPIC_API_KEY": "k", "ANTHROPIC_AUTH_TOKEN": "t", "CLAUDE_CODE_OAUTH_TOKEN": "o"}
+    environ = {**keys, "MODEL_TOKEN_FILE": "/t", "ANTHROPIC_BASE_URL": "u"}
+    made = env(load_settings({"MODEL_TOKEN_FILE": "/t"}), environ)
+    assert set(environ) & set(made) == {"ANTHROPIC_BASE_URL"}
+    assert made["CLAUDE_CODE_API_KEY_HELPER_TTL_MS"] == "60000"
+    chosen = env(load_settings({"MODEL_TOKEN_FILE": "/t"}), {"CLAUDE_CODE_API_KEY_HELPER_TTL_MS": "5"})
+    assert chosen["CLAUDE_CODE_API_KEY_HELPER_TTL_MS"] == "5"
+
+
+def test_without_such_a_file_all_is_as_ever() -> None:
+    assert settings_given(session_arguments(WorkerSettings(), NEW, resume=False)) == []
+    assert settings_given(aside_arguments(WorkerSettings(), "haiku")) == []
+    made = env(environ={"ANTHROPIC_API_KEY": "k"})
+    assert made["ANTHROPIC_API_KEY"] == "k"
+    assert "CLAUDE_CODE_API_KEY_HELPER_TTL_MS" not in made

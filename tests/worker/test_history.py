@@ -219,9 +219,10 @@ def test_results_that_do_not_fit_are_refused(given: list[str], code: str) -> Non
     assert refusal.value.code == code
 
 
-def test_arguments_count_as_json_not_as_text() -> None:
-    one = Message("assistant", None, tool_calls=[call("t", arguments='{"a": 1, "b": [2]}')])
-    other = Message("assistant", None, tool_calls=[call("u", arguments='{"b":[2],"a":1}')])
+def test_calls_count_by_their_ids() -> None:
+    """Clients write arguments anew, fill in defaults, and even rename a call of a tool that they do not have."""
+    one = Message("assistant", None, tool_calls=[call("t", arguments='{"a": 1}'), call("u")])
+    other = Message("assistant", "", tool_calls=[call("u", "invalid"), call("t", arguments='{"a":1,"b":3}')])
     assert extend(EMPTY, [one]) == extend(EMPTY, [other])
     assert extend(EMPTY, [one]) != extend(EMPTY, [Message("assistant", None, tool_calls=[call("t")])])
 

@@ -13,14 +13,17 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from claude_worker import recovery
 from claude_worker.history import Asked, Hints, Node, Repeat, Run, classify
 from claude_worker.ledger import Ledger
 from claude_worker.openai.request import ChatRequest, Message, Part
 from claude_worker.prefixes import EMPTY, cut_text, extend
+from claude_worker.settings import WorkerSettings
 
 History = tuple[tuple[str, str], ...]
 
@@ -192,6 +195,23 @@ class Laws(RuleBasedStateMachine):
         if decided.kind == "rewritten":
             assert (decided.context[-1].role, decided.context[-1].text()) == ("assistant", text)
         self.run(history)
+
+    @rule(data=st.data())
+    def the_worker_dies_before_it_writes_the_state(self, data: st.DataObject) -> None:
+        """The ledger tells the turn's end, and the state is of before the turn."""
+        branch = data.draw(st.sampled_from(self.branches))
+        history = (*branch, ("user", f"prompt {next(self.words)}"))
+        decided = self.ask(history)
+        assert isinstance(decided, Run)
+        uuid = self.send(decided, history)
+        # A process that is placed is on the volume before its prompt is.
+        written = msgspec.structs.replace(self.ledger.state, tip=decided.base, clean=True)
+        text = f"answer {next(self.words)} to it"
+        self.answer(uuid, text)
+        self.ledger.write([], msgspec.json.encode(written))
+        self.ledger = Ledger(self.folder)
+        recovery.judge(self.ledger, WorkerSettings(volume_dir=str(self.folder)))
+        self.branches.append((*history, ("assistant", text)))
 
     @rule(before=st.sampled_from(["begin", "prompt", "end"]), data=st.data())
     def the_worker_dies(self, before: str, data: st.DataObject) -> None:

@@ -120,3 +120,20 @@ async def test_nobody_waits_for_a_busy_cli_once_the_worker_ends() -> None:
     status.set_phase("draining")
     async with asyncio.timeout(5):
         await waiting
+
+
+async def test_waiting_for_a_clients_tools_is_work_for_a_while_and_never_hinders_a_suspension() -> None:
+    status = Status(State(claude_session_id="s"), "")
+    assert (status.busy, status.parked) == (False, False)
+    status.park(60)
+    assert (status.busy, status.parked) == (True, True)
+    with status.preparing():
+        assert not status.parked, "its results have come"
+    status.unpark()
+    assert not status.busy
+    status.park(0)
+    async with asyncio.timeout(5):
+        async for view in status.watch():
+            if not view["busy"]:
+                break
+    assert status.parked

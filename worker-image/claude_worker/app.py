@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from claude_worker import metrics
+from claude_worker import metrics, placement
 from claude_worker.conversation import Conversation
 from claude_worker.dialect import DIALECTS, Dialect
 from claude_worker.events import End
@@ -264,8 +264,9 @@ class WorkerApp:
 
     async def transcript(self, request: Request) -> Response:
         """`GET /transcript`: the conversation's messages as the CLI's memory has them."""
-        session_id = self._ledger.state.claude_session_id
-        found = await asyncio.to_thread(messages, self._settings.config_dir, session_id) if session_id else []
+        await placement.flushed(self._ledger, self._settings.config_dir)
+        session_id, fork = self._ledger.state.claude_session_id, self._ledger.state.fork
+        found = await asyncio.to_thread(messages, self._settings.config_dir, session_id, fork) if session_id else []
         return JSONResponse({"claude_session_id": session_id or None, "messages": found})
 
     async def metrics(self, request: Request) -> Response:

@@ -40,7 +40,7 @@ async def answer(settings: WorkerSettings, rule: Aside, model: str, turn: Turn) 
 
     try:
         env = cli.environment(settings, os.environ, folder)
-        command = [cli.find_cli(), *cli.aside_arguments(model)]
+        command = [cli.find_cli(), *cli.aside_arguments(settings, model)]
         process = await ClaudeProcess.spawn(command, cwd=folder, env=env, on_frames=on_frames, on_exit=on_exit)
         await process.control(_BOOT_SECONDS, subtype="initialize", systemPrompt=rule.system)
         last = max((i for i, m in enumerate(rule.messages) if m.role == "assistant"), default=-1) + 1

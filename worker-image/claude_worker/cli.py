@@ -6,7 +6,9 @@ Flags and variables as of CLI 2.1.330 (`claude --help`, the Agent SDK's transpor
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import fields
@@ -18,6 +20,12 @@ _STREAMS = ("-p", "--input-format", "stream-json", "--output-format", "stream-js
 
 # A parent Claude Code session's own marks: inherited, they would tie the worker's CLI to that session.
 _PARENT_MARKS = ("CLAUDECODE", "CLAUDE_CODE_SESSION_ID", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT")
+
+# What the CLI would use before a credential that it is to read from a file.
+_CREDENTIALS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
+
+_HELPER_TTL = "CLAUDE_CODE_API_KEY_HELPER_TTL_MS"
+"""How long the CLI uses what it has read from that file."""
 
 _TOOL_TIMEOUT_MS = 100_000_000
 """The CLI's own default."""
@@ -84,7 +92,18 @@ def session_arguments(
         *(_mcp_servers(settings) if own_tools else ["--tools", "", "--strict-mcp-config"]),
         *(["--model", chosen] if chosen else []),
         *(["--effort", effort] if effort else []),
+        *_credential(settings),
     ]
+
+
+def credential_settings(settings: WorkerSettings) -> dict[str, str]:
+    """Settings that make the CLI read MODEL_TOKEN_FILE, and come before those of its folder; empty without one."""
+    return {"apiKeyHelper": f"cat {shlex.quote(settings.model_token_file)}"} if settings.model_token_file else {}
+
+
+def _credential(settings: WorkerSettings) -> list[str]:
+    given = credential_settings(settings)
+    return [f"--settings={json.dumps(given)}"] if given else []
 
 
 def _history(session_id: str, *, resume: bool, resume_at: str, fork_of: str) -> list[str]:
@@ -101,18 +120,21 @@ def _mcp_servers(settings: WorkerSettings) -> list[str]:
     return [f"--mcp-config={file}"] if file is not None and file.is_file() else []
 
 
-def aside_arguments(model: str) -> list[str]:
-    """Arguments for a short-lived process that answers one request: no tools, no memory, no settings."""
+def aside_arguments(settings: WorkerSettings, model: str) -> list[str]:
+    """Arguments for a short-lived process that answers one request: no tools, no memory, no settings of the CLI's."""
     chosen = ["--model", model] if model else []
     return [
         *_STREAMS, "--include-partial-messages", "--no-session-persistence", "--tools", "", "--max-turns", "1",
-        "--strict-mcp-config", "--setting-sources", "", "--permission-prompts", "none", *chosen,
+        "--strict-mcp-config", "--setting-sources", "", "--permission-prompts", "none", *chosen, *_credential(settings),
     ]  # fmt: skip
 
 
 def environment(settings: WorkerSettings, environ: Mapping[str, str], config_dir: Path) -> dict[str, str]:
     """The CLI's environment: the worker's own, without the worker's settings and a parent session's marks."""
     ours = {f.metadata["setting"].env for f in fields(WorkerSettings)} | {"API_KEYS", *_PARENT_MARKS}
+    if settings.model_token_file:
+        ours.update(_CREDENTIALS)
+        environ = {_HELPER_TTL: "60000", **environ}
     env = {name: value for name, value in environ.items() if name not in ours}
     env["CLAUDE_CONFIG_DIR"] = str(config_dir)
     # Asks for `session_state_changed` frames (running/idle), which also cover work that no request started.

@@ -39,7 +39,7 @@ class Conversation:
 
     async def begin(self) -> None:
         """Judge what a worker before this one left, and boot the CLI. Raises OSError."""
-        await asyncio.to_thread(recovery.judge, self._ledger, self._settings.config_dir)
+        await asyncio.to_thread(recovery.judge, self._ledger, self._settings)
         await self.engine.boot()
 
     # -- turns ---------------------------------------------------------------------------------------------------
@@ -75,11 +75,12 @@ class Conversation:
         rule = self._decide(request, hints, keys)
         if isinstance(rule, Run):
             self._give_way()
+            waits = self._slot.locked()
             async with self._status.waiting(self._settings.max_queue):
                 await self._slot.acquire()
             # What waited may have become something else: the turn before it may have set up the conversation.
             try:
-                rule = self._decide(request, hints, keys)
+                rule = self._decide(request, hints, keys) if waits else rule
             except BaseException:
                 self._slot.release()
                 raise
@@ -97,7 +98,9 @@ class Conversation:
             await self._run_aside(rule, turn, request)
 
     def _decide(self, request: ChatRequest, hints: Hints, keys: list[str]) -> Run | Repeat | Aside:
-        if before := self._ledger.by_key(keys):
+        before = self._ledger.by_key(keys)
+        # A turn that failed or was interrupted is what a client sends again with the same key to have it done.
+        if before is not None and before.state in ("running", "done", "lost"):
             return Repeat(before)
         if self._runner.current is not None and self._ledger.last is not None:
             self._ledger.last.watched = bool(self._runner.current.readers)
@@ -136,19 +139,20 @@ class Conversation:
 
     async def _repeat(self, asked: Asked, turn: Turn) -> None:
         """Have the readers of `turn` follow the one that was asked for before. Raises ApiError when it cannot be."""
-        before = (
-            self._runner.current
-            if self._runner.current is not None and self._runner.current.uuid == asked.uuid
-            else None
-        )
-        before = before or self._runner.replays.get(asked.uuid)
+        before = self._runner.current
+        if before is None or before.uuid != asked.uuid:
+            before = self._runner.replays.get(asked.uuid)
         if before is None and asked.answer:
-            before = await asyncio.to_thread(
-                recovery.answer_of, self._ledger, self._settings.config_dir, asked, turn.head
-            )
+            answer = await asyncio.to_thread(recovery.answer_of, self._ledger, self._settings, asked)
+            before = recovery.told_again(asked, answer, turn.head) if answer else None
         if before is None:
-            raise ApiError(409, "That turn was begun and its worker ended before it did; what it did is not known. "
-                           "Send it as a new request to run it again.", code="turn_lost", retry=False)  # fmt: skip
+            why = (
+                "its answer is not kept any more"
+                if asked.state == "done"
+                else "its worker ended before it did; what it did is not known"
+            )
+            raise ApiError(409, f"That turn was run, and {why}. Send it as a new request to run it again.",
+                           code="turn_lost", retry=False)  # fmt: skip
         before.history = "replayed" if before.closed else "attached"
         for reader in list(turn.readers):
             reader.follow(before)
@@ -185,7 +189,7 @@ class Conversation:
 
     def _reload(self, at: str) -> None:
         self._ledger.reload()
-        recovery.judge(self._ledger, self._settings.config_dir)
+        recovery.judge(self._ledger, self._settings)
         if at:
             recovery.go_to(self._ledger, self._settings.config_dir, at)
 
@@ -194,9 +198,10 @@ class Conversation:
     async def drain(self, *, force: bool, grace: float) -> None:
         """Close the CLI so that its memory is whole on the volume; afterwards every request is refused.
 
-        Raises ApiError (409) while busy, unless `force`: then the running turn has `grace` seconds to end.
+        Raises ApiError (409) while busy, unless `force`: then the running turn has `grace` seconds to end. A turn that
+        waits for its client's tools goes on from the volume.
         """
-        if self._status.busy and not force:
+        if self._status.busy and not self._status.parked and not force:
             raise ApiError(409, "The worker is busy.", code="worker_busy")
         self._status.set_phase("draining")
         if force:

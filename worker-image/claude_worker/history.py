@@ -26,7 +26,8 @@ from claude_worker.openai.request import ChatRequest, Message
 from claude_worker.prefixes import EMPTY, cut_text, extend, step, tidy
 
 _SIDE_TASK = re.compile(
-    r"\b(?:title|summar\w+|topic|name)\b[^.\n]{0,40}\bgenerat|\bgenerat\w*\b[^.\n]{0,60}\b(?:title|summar|topic)",
+    r"\b(?:title|summar\w+|topic|name)\b[^.\n]{0,40}\bgenerat|\bgenerat\w*\b[^.\n]{0,60}\b(?:title|summar|topic)"
+    r"|\bsummar\w+ (?:agent|assistant)\b",
     re.IGNORECASE,
 )
 _SIDE_TASK_HEAD = 400
@@ -39,7 +40,7 @@ class Node(msgspec.Struct, frozen=True):
     """A place in the CLI's memory: the message `uuid` of the Claude session `session` ends the history `prefix`.
 
     `calls`: ids of the client's tools that the message calls; their results come next. `cut`: the text, normalised, of
-    an answer that was cut off, of which a client may have seen less.
+    an answer of which a client may have seen less: it was cut off, or it ended when nobody read it any more.
     """
 
     prefix: str
@@ -72,7 +73,7 @@ class Known:
     """What a conversation's worker knows of it.
 
     `tip` is the history in the CLI's memory now, `clean` that it is exactly a node's; `full` that clients have sent
-    their history before. `cuts` are nodes with an answer that was cut off, by the history that it answered.
+    their history before. `cuts` are nodes of answers of which a client may have seen less, by what they answered.
     """
 
     nodes: Mapping[str, Node] = field(default_factory=dict)
@@ -163,14 +164,15 @@ def classify(request: ChatRequest, known: Known, hints: Hints = Hints()) -> Rule
 def _walk(turns: Sequence[Message], known: Known) -> tuple[int, list[str]]:
     """How many of the first messages the longest known history has, and the hash after each message."""
     longest, current = 0, EMPTY
+    nodes, cuts = known.nodes, known.cuts
     chain: list[str] = []
     for i, message in enumerate(turns, start=1):
         before, current = current, step(current, message)
-        if message.role == "assistant" and current not in known.nodes and (cut := known.cuts.get(before)):
+        if cuts and message.role == "assistant" and current not in nodes and (cut := cuts.get(before)):
             seen = cut_text(message.text())
             if seen and not message.tool_calls and cut.cut.startswith(seen):
                 current = cut.prefix
-        if current in known.nodes:
+        if current in nodes:
             longest = i
         chain.append(current)
     return longest, chain

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any
 
 import msgspec
 
-from claude_worker import cli, frames
+from claude_worker import cli, credential, frames
 from claude_worker.commands import is_command
 from claude_worker.content import Block, mcp_content, message_blocks, prompt_blocks, tool_result_block
 from claude_worker.engine import Engine
@@ -75,6 +76,7 @@ async def place(
     process = await _move(engine, ledger, settings, run, node, setup, request.system_text())
     await engine.use_model(process, model.model if model else "")
     await status.until_cli_idle()
+    credential.renew(process, settings)
 
     def send(turn: Turn) -> None:
         process.write(frames.user_message(blocks, turn.uuid, composed=not _is_command(settings, blocks)))
@@ -127,20 +129,24 @@ async def _blocks(run: Run, node: Node, *, remote: bool) -> list[Block]:
 
     Raises ApiError (400) for an image that cannot be had.
     """
-    new = await inline_messages(run.new, remote)
-    if run.kind == "rewritten":
-        return prompt_blocks(new, await inline_messages(run.context, remote))
-    results = [m for m in new if m.role == "tool"]
-    others = [m for m in new if m.role != "tool"]
+    new, context = await inline_messages(run.new, remote), await inline_messages(run.context, remote)
+    rewritten = run.kind == "rewritten"
+    results = _results(context if rewritten else new, node)
     given = {m.tool_call_id for m in results}
-    missing = [i for i in node.calls if i not in given]
     blocks: list[Block] = [tool_result_block(m) for m in results]
-    blocks += [{"type": "tool_result", "tool_use_id": i, "is_error": True, "content": _NOT_RUN} for i in missing]
-    return blocks + _message_blocks(others)
+    blocks += [
+        {"type": "tool_result", "tool_use_id": i, "is_error": True, "content": _NOT_RUN}
+        for i in node.calls
+        if i not in given
+    ]
+    if rewritten:
+        return blocks + prompt_blocks(new, context[len(results) :])
+    return blocks + [block for message in new[len(results) :] for block in message_blocks(message)]
 
 
-def _message_blocks(messages: Sequence[Message]) -> list[Block]:
-    return [block for message in messages for block in message_blocks(message)]
+def _results(messages: Sequence[Message], node: Node) -> list[Message]:
+    """Those at the beginning that are results of the node's calls."""
+    return list(takewhile(lambda m: m.role == "tool" and m.tool_call_id in node.calls, messages))
 
 
 def _is_command(settings: WorkerSettings, blocks: list[dict[str, Any]]) -> bool:

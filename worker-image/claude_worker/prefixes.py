@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from typing import Any
+from hashlib import blake2b
 
 import msgspec
 
@@ -22,28 +21,22 @@ def normalise(message: Message) -> bytes:
     ends. Reasoning, names and cache marks do not count; images and files do, by their address or data.
     """
     content = message.content
-    text = (content if isinstance(content, str) else message.text()).encode("utf-8", "surrogatepass")
+    text = content if isinstance(content, str) else message.text()
     role = message.role
     if role == "assistant":
-        text = text.translate(None, _BLANKS)
+        data = text.encode("utf-8", "surrogatepass").translate(None, _BLANKS)
         if not message.tool_calls:
-            return b"assistant\x00" + text
-        calls = [f"{c.function.name}\x01{_canonical(c.function.arguments)}" for c in message.tool_calls]
-        return "\x00".join(["assistant", *calls, ""]).encode("utf-8", "surrogatepass") + text
-    if b"\r" in text:
-        text = text.replace(b"\r\n", b"\n")
+            return b"assistant\x00" + data
+        calls = sorted(call.id for call in message.tool_calls)
+        return "\x00".join(["assistant", *calls, ""]).encode("utf-8", "surrogatepass") + data
+    if "\r" in text:
+        text = text.replace("\r\n", "\n")
+    # As bytes, since only ASCII's white space is stripped.
+    data = text.encode("utf-8", "surrogatepass").strip()
     if role == "user" and not isinstance(content, list):
-        return b"user\x00" + text.strip()
+        return b"user\x00" + data
     head = f"tool\x00{message.tool_call_id or ''}\x00" if role == "tool" else "user\x00"
-    return b"\x00".join([head.encode() + text.strip(), *_attachments(message)])
-
-
-def _canonical(arguments: str) -> str:
-    try:
-        decoded: Any = msgspec.json.decode(arguments or "{}")
-    except msgspec.DecodeError:
-        return arguments
-    return msgspec.json.encode(decoded, order="sorted").decode()
+    return b"\x00".join([head.encode() + data, *_attachments(message)])
 
 
 def _attachments(message: Message) -> list[bytes]:
@@ -54,7 +47,7 @@ def _attachments(message: Message) -> list[bytes]:
 
 def step(prefix: str, message: Message) -> str:
     """The hash of `prefix` followed by one message."""
-    return hashlib.blake2b(prefix.encode() + normalise(message), digest_size=16).hexdigest()
+    return blake2b(prefix.encode() + normalise(message), digest_size=16).hexdigest()
 
 
 def extend(prefix: str, messages: Sequence[Message]) -> str:

@@ -11,6 +11,7 @@ import ctypes
 import logging
 import signal
 import sys
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -73,6 +74,8 @@ class ClaudeProcess(asyncio.SubprocessProtocol):
         self._finishing: asyncio.Task[None] | None = None
         self.exit_code: int | None = None
         self.pid = 0
+        self.credential_read = time.time()
+        """Unix time of the newest credential file that the CLI has read; see `credential`."""
 
     @classmethod
     async def spawn(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import msgspec
+
 from claude_worker.history import Asked, Node, TurnState
 from claude_worker.ledger import Ledger
 from claude_worker.openai.request import CallFunction, CallPart, Message
@@ -13,7 +15,7 @@ from claude_worker.translate import Translator
 from claude_worker.turn import Turn
 
 _MOST_CUT = 64 * 1024
-"""Characters of a cut-off answer that are kept to know it again."""
+"""Characters of an answer that are kept to know it again by its beginning."""
 
 
 def answer_message(translator: Translator) -> Message:
@@ -25,6 +27,12 @@ def answer_message(translator: Translator) -> Message:
 def answer_prefix(asked: str, translator: Translator) -> str:
     """The history that ends with the answer."""
     return extend(asked, [answer_message(translator)])
+
+
+def answer_node(session: str, asked: str, translator: Translator) -> Node:
+    """The place in the CLI's memory where a whole answer to the history `asked` ends."""
+    calls = tuple(c.id for c in translator.calls) if translator.parked else ()
+    return Node(answer_prefix(asked, translator), session, translator.last_uuid, calls)
 
 
 def ended(ledger: Ledger, asked: Asked, turn: Turn) -> list[list[Any]]:
@@ -55,10 +63,8 @@ def _node(session: str, asked: Asked, turn: Turn, outcome: TurnState) -> Node | 
     translator = turn.translator
     if not turn.started or not translator.last_uuid or outcome == "failed":
         return None
-    if outcome == "done":
-        calls = tuple(c.id for c in translator.calls) if translator.parked else ()
-        return Node(answer_prefix(asked.prefix, translator), session, translator.last_uuid, calls)
-    text = translator.text
-    if not text.strip() or translator.calls:
+    if outcome == "interrupted" and (not translator.text.strip() or translator.calls):
         return None
-    return Node(answer_prefix(asked.prefix, translator), session, translator.last_uuid, (), cut_text(text)[:_MOST_CUT])
+    node = answer_node(session, asked.prefix, translator)
+    cut = outcome == "interrupted" or turn.unread
+    return msgspec.structs.replace(node, cut=cut_text(translator.text)[:_MOST_CUT]) if cut else node

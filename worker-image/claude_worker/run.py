@@ -77,6 +77,7 @@ class _Worker:
             log_config=None,
             access_log=False,
             lifespan="off",
+            ws="none",
             timeout_keep_alive=75,
             timeout_graceful_shutdown=_LAST_BYTES_SECONDS,
         )

@@ -72,6 +72,9 @@ class WorkerSettings:
     config_seed: str = setting(
         "CLAUDE_CONFIG_SEED", "", text(), "folder with what the CLI is configured by: mcp.json, CLAUDE.md, …"
     )
+    model_token_file: str = setting(
+        "MODEL_TOKEN_FILE", "", text(), "file with the credential for the model, read anew as it changes; empty: none"
+    )
     turn_timeout: float = setting("TURN_TIMEOUT_MS", 3600.0, milliseconds(1), "longest turn; then it is interrupted")
     detach: float = setting("DETACH_MS", 3.0, milliseconds(), "how long a turn goes on after its client has left")
     park_timeout: float = setting(

@@ -47,6 +47,12 @@ class Status:
         return bool(asked or self._tasks or running or self._waking or self._park_timer)
 
     @property
+    def parked(self) -> bool:
+        """Busy only with waiting for results of the client's tools, which come through a suspension just as well."""
+        asked = self._turns or self._preparing or self._queued or self._asides
+        return self._parked and not (asked or self._tasks or self._waking)
+
+    @property
     def ending(self) -> bool:
         return self._phase in ("draining", "drained", "failed")
 
@@ -60,6 +66,7 @@ class Status:
         return {
             "phase": self._phase,
             "busy": self.busy,
+            "parked": self.parked,
             "queued": self._queued,
             "background_tasks": self._tasks,
             "last_active": state.last_active,

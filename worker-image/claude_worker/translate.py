@@ -16,10 +16,11 @@ from claude_worker.frames import Block, Frame, StreamEvent, Usage, assistant_mes
 from claude_worker.openai.errors import ApiError
 from claude_worker.tool_lines import describe_call, is_object
 
-_SYNTHETIC = "<synthetic>"
-_SCHEMA_TOOL = "StructuredOutput"
+SYNTHETIC = "<synthetic>"
+"""The model of messages that the CLI wrote itself."""
+SCHEMA_TOOL = "StructuredOutput"
 """The tool by which the CLI has the model give an answer that follows a schema."""
-_FINISH: dict[str, FinishReason] = {
+FINISH: dict[str, FinishReason] = {
     "max_tokens": "length", "refusal": "content_filter", "model_context_window_exceeded": "length",
 }  # fmt: skip
 
@@ -144,7 +145,7 @@ class Translator:
         given = "".join(tool.pieces)
         name = tool.block.name
         if not name.startswith(PREFIX):
-            return [] if name == _SCHEMA_TOOL else self._activity(describe_call(name, given))
+            return [] if name == SCHEMA_TOOL else self._activity(describe_call(name, given))
         # Shown only when whole: one that was cut off is not made, and an answer cannot take it back.
         if parent is not None or not is_object(given or "{}"):
             return []
@@ -154,7 +155,7 @@ class Translator:
 
     def _assistant(self, frame: Frame) -> list[Event]:
         message = assistant_message(frame)
-        if message.model == _SYNTHETIC or message.id == self._streamed:
+        if message.model == SYNTHETIC or message.id == self._streamed:
             return []
         if message.id != self._whole:
             self._whole, self._streaming = message.id, False
@@ -173,11 +174,15 @@ class Translator:
         given = bytes(block.input).decode() or "{}"
         if block.name.startswith(PREFIX):
             return self._call(ClientCall(block.id, block.name.removeprefix(PREFIX), given))
-        return [] if block.name == _SCHEMA_TOOL else self._activity(describe_call(block.name, given))
+        return [] if block.name == SCHEMA_TOOL else self._activity(describe_call(block.name, given))
 
     def _results(self, frame: Frame) -> list[Event]:
         shown: list[Event] = []
-        for result in tool_results(frame):
+        results = tool_results(frame)
+        if results and frame.parent_tool_use_id is None and not self._asked:
+            # A memory that ended with the call would have no result of it.
+            self.last_uuid = frame.uuid or self.last_uuid
+        for result in results:
             # The CLI refused the call itself: nobody is to answer it any more.
             self._asked.discard(result.tool_use_id)
             if result.is_error:
@@ -265,7 +270,7 @@ class Translator:
         self._conclude(frame)
         if self.aborted or self.error:
             return []
-        self.finish_reason = _FINISH.get(frame.stop_reason or "", "stop")
+        self.finish_reason = FINISH.get(frame.stop_reason or "", "stop")
         late: list[Event] = []
         if self._structured:
             late = self._show(bytes(frame.structured_output).decode())

@@ -84,6 +84,8 @@ class Turn:
         self.closed = False
         self.error: ApiError | None = None
         self.delivered = False
+        self.unread = False
+        """Nobody read it when it ended: a client that left before may have seen less of it."""
         self.unwatched: Callable[[], None] | None = None
         self.tip_of: Callable[[], str] | None = None
         self.credential_accepted: bool | None = None
@@ -167,6 +169,7 @@ class Turn:
         if self.translator.aborted and error is None:
             error = ApiError(499, "The turn was interrupted.", code="turn_interrupted", retry=False)
         self.over.set()
+        self.unread = not self.readers
         self.close(error)
 
     def close(self, error: ApiError | None = None) -> None:

@@ -49,6 +49,8 @@ class Cluster:
     backoff: Callable[[int], float] = backoff
     now: Callable[[], float] = time.time
     """Unix time, for the stamps of asks."""
+    home: Callable[[str], tuple[str, str]] = lambda tenant: ("", "")
+    """Pool and team of a tenant's new conversations (`claude_router.teams.Teams.home`)."""
 
     async def call(self, request: Coroutine[Any, Any, ClaudeSession]) -> ClaudeSession:
         """Its answer, which the copy has learned. Raises ApiError and AccessError."""
@@ -137,9 +139,9 @@ class Pursuit:
         silent = self._calling is not None and self._clock() - self._calling > _SILENT_SECONDS
         if self._trouble or silent or not sessions.synced or sessions.problem:
             return Unreachable(self._trouble or UNREACHABLE, advice=LATER)
-        pool = f"ClaudePool {self._cluster.pool}"
-        advice = f"Try again later, or raise size or queueTimeout of {pool}."
         session = sessions.get(self._name)
+        pool = f"ClaudePool {session.pool if session else self._cluster.pool}"
+        advice = f"Try again later, or raise size or queueTimeout of {pool}."
         if session is None:
             return PoolExhausted("it is only being begun", advice=advice)
         if session.leaving:
@@ -244,10 +246,12 @@ class Pursuit:
         return min(max(0.0, self._cluster.renew_seconds - age), self._cluster.renew_seconds)
 
     async def _create(self) -> None:
+        pool, team = self._cluster.home(self._key.tenant)
         spec = {
             "conversationID": self._key.id,
             "tenant": self._key.tenant,
-            "poolRef": {"name": self._cluster.pool},
+            **({"team": team} if team else {}),
+            "poolRef": {"name": pool or self._cluster.pool},
             "desiredState": Desired.RUNNING,
             "lastRequestTime": timestamp(self._cluster.now()),
         }

@@ -22,14 +22,18 @@ from claude_crds.cache import Change
 from claude_crds.settings import SettingsError, load
 from claude_crds.tokens import KeyFileError, read_key
 from claude_crds.views import ClaudePool
+from claude_router import audit
+from claude_router.access import Access
 from claude_router.app import create_app
 from claude_router.auth import ApiKeys
 from claude_router.cluster.keys import KeyFolder
 from claude_router.cluster.sessions import KubernetesSessions, Pace
 from claude_router.cluster.settings import ClusterSettings, LiveSettings
+from claude_router.cluster.teams import TeamWatch
 from claude_router.logs import configure
 from claude_router.running import Running
 from claude_router.serving import Server, Signals, cannot_listen, complain, listen, on_loop, server_of
+from claude_router.usage import Usage, usage_token
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +63,9 @@ def main() -> int:
         if folder:
             folder.begin()
         try:
-            return on_loop(lambda: _serve(settings, key, folder.keys if folder else ApiKeys(), sock))
-        except AccessError as error:
+            with audit.writing(settings.audit_log):
+                return on_loop(lambda: _serve(settings, key, folder.keys if folder else ApiKeys(), sock))
+        except (AccessError, audit.CannotWrite) as error:
             complain(str(error))
             return 1
         finally:
@@ -74,17 +79,17 @@ async def _serve(settings: ClusterSettings, key: bytes, keys: ApiKeys, sock: soc
     live = LiveSettings(settings)
     async with Api(loader()) as api:
         namespace = settings.namespace or await api.namespace()
-        pace = Pace(grace=settings.shutdown_grace)
-        sessions = KubernetesSessions(api, namespace, settings.pool, key, pace=pace, busy=running.has)
-
-        def follow(_: Change, old: ClaudePool | None, new: ClaudePool | None) -> None:
-            about = new or old
-            if about is not None and about.name == settings.pool:
-                live.follow(new)
-
-        sessions.pools.listen(follow)
+        teams = TeamWatch(api, namespace) if settings.teams else None
+        sessions = KubernetesSessions(
+            api, namespace, settings.pool, key, pace=Pace(grace=settings.shutdown_grace), busy=running.has,
+            also=teams.reflectors if teams else (), **({"home": teams.side.teams.home} if teams else {}),
+        )  # fmt: skip
+        _let_follow(live, sessions, settings.pool)
         sessions.begin()
-        app = create_app(live, sessions, version=claude_crds.__version__, keys=keys, running=running)
+        app = create_app(
+            live, sessions, version=claude_crds.__version__, access=Access(keys, teams.side if teams else None),
+            usage=Usage(settings.gateway_url, usage_token(key)), running=running, audited=bool(settings.audit_log),
+        )  # fmt: skip
         app.add_api_route("/livez", _alive, tags=["Operation"])
         server = server_of(app, grace=_LAST_BYTES_SECONDS)
         serving = asyncio.create_task(server.serve([sock]))
@@ -95,6 +100,15 @@ async def _serve(settings: ClusterSettings, key: bytes, keys: ApiKeys, sock: soc
         finally:
             await sessions.close()
     return signals.exit_status if signals.first.is_set() else 1
+
+
+def _let_follow(live: LiveSettings, sessions: KubernetesSessions, pool: str) -> None:
+    def follow(_: Change, old: ClaudePool | None, new: ClaudePool | None) -> None:
+        about = new or old
+        if about is not None and about.name == pool:
+            live.follow(new)
+
+    sessions.pools.listen(follow)
 
 
 async def _alive() -> Response:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,13 +66,18 @@ class KubernetesSessions:
         *,
         pace: Pace | None = None,
         busy: Callable[[str], bool] = lambda name: False,
+        also: Sequence[Reflector[Any]] = (),
         **options: Any,
     ) -> None:
-        """`key` is the workers'; `busy` says whether this router has a turn for the session; `options`: of Cluster."""
+        """`key` is the workers'; `busy` says whether this router has a turn for the session; `options`: of Cluster.
+
+        `also`: what else is to be followed, without which no turn can be served either.
+        """
         self._pace = pace or Pace()
         self._busy = busy
         self.sessions = Reflector(api, SESSIONS, namespace)
         self.pools: Reflector[ClaudePool] = Reflector(api, POOLS, namespace)
+        self._followed: tuple[Reflector[Any], ...] = (self.sessions, self.pools, *also)
         self._cluster = Cluster(api, namespace, pool, self.sessions, **options)
         self._leases = Leases(self.sessions, namespace, key, suspect_seconds=self._pace.suspect)
         self._directory = Directory()
@@ -88,7 +93,7 @@ class KubernetesSessions:
 
     def begin(self) -> None:
         """Follow the API server."""
-        for reflector in (self.sessions, self.pools):
+        for reflector in self._followed:
             self._spawn(_follow(reflector))
 
     async def close(self) -> None:
@@ -104,8 +109,8 @@ class KubernetesSessions:
 
     @property
     def synced(self) -> bool:
-        """Whether sessions and pools have been listed: turns can be served."""
-        return self.sessions.synced and self.pools.synced
+        """Whether sessions, pools and the like have been listed: turns can be served."""
+        return all(reflector.synced for reflector in self._followed)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return self._keep(asyncio.create_task(work))
@@ -161,7 +166,11 @@ class KubernetesSessions:
             check = self._checks[key.name] = self._spawn(self._check(key.name))
             check.add_done_callback(lambda _: self._checks.pop(key.name, None))
 
-    async def list(self, tenant: str, *, limit: int, after: str = "") -> Sequence[SessionView]:
+    def count(self, tenant: str, also: Collection[str] = ()) -> int:
+        """See Sessions. Costs `also`, not the number of conversations."""
+        return self._directory.count(tenant) + sum(self.sessions.get(name) is None for name in also)
+
+    async def list(self, tenant: str | None, *, limit: int, after: str = "") -> Sequence[SessionView]:
         """See Sessions. Costs the page, not the number of conversations."""
         found = (self.sessions.get(name) for name in self._directory.page(tenant, limit=limit, after=after))
         return [self._view(session) for session in found if session is not None]
@@ -215,12 +224,16 @@ class KubernetesSessions:
     async def stats(self) -> PoolStats:
         """See Sessions."""
         if not self.synced:
-            why = self.sessions.problem or self.pools.problem or "no answer yet"
+            why = self._problem or "no answer yet"
             return PoolStats(0, 0, 0, 0, 0, 0, error=f"the cluster's resources have not been listed yet: {why}")
         found = pool_stats(self._cluster.pool, self.pools.get(self._cluster.pool))
-        if problem := self.sessions.problem or self.pools.problem:
+        if problem := self._problem:
             return replace(found, error=problem, degraded=True)
         return found
+
+    @property
+    def _problem(self) -> str:
+        return next((r.problem for r in self._followed if r.problem), "")
 
     # -- parts ---------------------------------------------------------------------------------------------------
 

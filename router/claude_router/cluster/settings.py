@@ -8,7 +8,7 @@ from pathlib import Path
 
 from claude_crds import model_names as names
 from claude_crds.resources import duration
-from claude_crds.settings import choice, integer, milliseconds, setting, text
+from claude_crds.settings import boolean, choice, integer, milliseconds, setting, text
 from claude_crds.views import ClaudePool, PoolSpec
 
 
@@ -32,6 +32,13 @@ class ClusterSettings:
         text(),
         "Folder with one file for each key of a client, followed as it changes; empty: open.",
     )
+    teams: bool = setting(
+        "TEAMS", False, boolean(), "Whether ClaudeTeams and their keys are followed; without any team nothing changes."
+    )
+    gateway_url: str = setting(
+        "GATEWAY_URL", "", text(), "Address of the gateway's internal listener, for `/v1/usage`; empty: none."
+    )
+    audit_log: str = setting("AUDIT_LOG", "", text(), "`stdout` or a file: one line for each request; empty: off.")
     max_queue: int = setting(
         "MAX_QUEUE", 16, integer(0, 10_000), "Requests that may wait behind a conversation's running one; then 429."
     )

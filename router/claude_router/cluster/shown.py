@@ -75,7 +75,8 @@ class Directory:
     """
 
     def __init__(self) -> None:
-        self._names: dict[str, list[str]] = {}
+        self._names: dict[str | None, list[str]] = {}
+        """Under None: those of all tenants."""
 
     def changed(self, change: Change, old: ClaudeSession | None, new: ClaudeSession | None) -> None:
         """See `claude_crds.cache.Listener`. A session's tenant and id never change."""
@@ -83,16 +84,21 @@ class Directory:
         assert about is not None
         if change == "modified" or about.name != session_name(about.spec.tenant, about.spec.conversation_id):
             return
-        names = self._names.setdefault(about.spec.tenant, [])
-        if change == "added":
-            insort(names, about.name)
-            return
-        del names[bisect_left(names, about.name)]
-        if not names:
-            del self._names[about.spec.tenant]
+        for tenant in (about.spec.tenant, None):
+            names = self._names.setdefault(tenant, [])
+            if change == "added":
+                insort(names, about.name)
+                continue
+            del names[bisect_left(names, about.name)]
+            if not names:
+                del self._names[tenant]
 
-    def page(self, tenant: str, *, limit: int, after: str) -> list[str]:
-        """Up to `limit` names of the tenant, those after the name `after`."""
+    def count(self, tenant: str) -> int:
+        """How many there are of the tenant."""
+        return len(self._names.get(tenant, ()))
+
+    def page(self, tenant: str | None, *, limit: int, after: str) -> list[str]:
+        """Up to `limit` names of the tenant (None: of all), those after the name `after`."""
         names = self._names.get(tenant, [])
         start = bisect_right(names, after)
         return names[start : start + limit]

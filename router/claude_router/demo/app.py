@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from claude_router.demo.script import Json, Message, Step, answer, prompts, texts_of
+from claude_router.demo.script import Json, Message, Step, answer, prompts, texts_of, told
 
 _LOG_SIZE = 20_000
 _ERROR_TYPES = {
@@ -136,7 +136,8 @@ class DemoModel:
             "system": system if isinstance(system, str) else "\n".join(b.get("text", "") for b in system),
             "prompts": prompts(request),
             "messages": [
-                {"role": m["role"], "text": "\n".join(texts_of(m["content"]))} for m in request.get("messages", [])
+                {"role": m["role"], "text": "\n".join(texts_of(m["content"])), "told": told(m)}
+                for m in request.get("messages", [])
             ],
             "images": sum(b.get("type") == "image" for m in request.get("messages", []) for b in _blocks_of(m)),
             "tools": [t.get("name") for t in request.get("tools", [])],

@@ -76,6 +76,20 @@ def texts_of(content: Any) -> list[str]:
     return [b.strip() for b in blocks if b.strip() and not b.lstrip().startswith(_NOT_THE_USERS)]
 
 
+def told(message: Json) -> list[list[str]]:
+    """What a message tells, in order: `["text", TEXT]` (the user's own as in `texts_of`), `["call", ID, NAME]`,
+    `["result", ID, TEXT]`."""
+    content, found = message.get("content"), []
+    for block in [{"type": "text", "text": content}] if isinstance(content, str) else content or ():
+        if block["type"] == "text":
+            found += [["text", text] for text in texts_of([block])]
+        elif block["type"] == "tool_use":
+            found.append(["call", block["id"], block["name"]])
+        elif block["type"] == "tool_result":
+            found.append(["result", block["tool_use_id"], _result_text(block)])
+    return found
+
+
 def _prompts_in(message: Json) -> list[str]:
     return texts_of(message.get("content")) if message.get("role") == "user" else []
 

@@ -20,9 +20,16 @@ def url_of(host: str, port: int) -> str:
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
+def _key(settings: RouterSettings) -> str:
+    """What to write where a key goes; empty: none is needed."""
+    if settings.api_keys:
+        return "<one of API_KEYS>"
+    return "<a team's key>" if settings.api_keys_path or settings.teams_path else ""
+
+
 def opencode_snippet(settings: RouterSettings, url: str) -> str:
     """The provider for opencode.json."""
-    key = {"apiKey": "<one of API_KEYS>"} if settings.api_keys else {}
+    key = {"apiKey": needed} if (needed := _key(settings)) else {}
     provider = {
         "npm": "@ai-sdk/openai-compatible",
         "name": "Claude Code",
@@ -38,7 +45,7 @@ def banner(settings: RouterSettings, url: str, *, demo: bool, permission_note: s
     if settings.workspace_path:
         workspaces = f"{workspaces} ({'one folder each' if settings.workspace_per_conversation else 'one for all'})"
     body = json.dumps({"model": DEFAULT_MODEL, "messages": [{"role": "user", "content": "Hello! Where are you?"}]})
-    key = "-H 'Authorization: Bearer <one of API_KEYS>' " if settings.api_keys else ""
+    key = f'-H "Authorization: Bearer {needed}" ' if (needed := _key(settings)) else ""
     lines = [
         *([_DEMO] if demo else []),
         f"Claude Code API on {url}/v1  (docs: {url}/docs)",

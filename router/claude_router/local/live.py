@@ -89,7 +89,9 @@ class Live:
         return self.state is WorkerState.READY and (served or now >= self.started + PROVEN_SECONDS)
 
     def view(self, now: float) -> Worker:
-        return Worker(self.name, self.state, self.session, self.busy(now), self.last_active)
+        status = self.process.status
+        parked = now >= self.held_until and status is not None and status.parked
+        return Worker(self.name, self.state, self.session, self.busy(now), self.last_active, parked=parked)
 
 
 @dataclass(slots=True, eq=False)
@@ -118,7 +120,7 @@ class Wanted:
 
     def view(self, *, fresh: bool) -> Session:
         since = min(self.waiters.values()) if self.waits() else None
-        return Session(self.name, since, fresh, self.suspend_requested, self.not_before)
+        return Session(self.name, since, fresh, self.suspend_requested, self.not_before, self.key.tenant)
 
     def answer(self, result: Lease | Exception) -> None:
         """Wake everyone who waits, at once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -42,14 +42,20 @@ class LocalSessions:
     """See `claude_router.sessions.Sessions`. Made, begun and closed on one event loop."""
 
     def __init__(
-        self, store: Store, launch: Launch, limits: PoolLimits, *, clock: Callable[[], float] | None = None
+        self,
+        store: Store,
+        launch: Launch,
+        limits: PoolLimits,
+        *,
+        clock: Callable[[], float] | None = None,
+        shares: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._store = store
         self._limits = limits
         self._tips = LocalTips(store)
         self._workers = Workers(store, launch, clock or asyncio.get_running_loop().time)
         self._reconciler = Reconciler(
-            self._workers, size=limits.size, warm=limits.warm, idle_timeout=limits.idle_timeout
+            self._workers, size=limits.size, warm=limits.warm, idle_timeout=limits.idle_timeout, shares=shares
         )
         self._loop: asyncio.Task[None] | None = None
 
@@ -120,14 +126,23 @@ class LocalSessions:
             live.suspect = True
             self._workers.task(self._workers.verify(live))
 
-    async def list(self, tenant: str, *, limit: int, after: str = "") -> Sequence[SessionView]:
+    def count(self, tenant: str, also: Collection[str] = ()) -> int:
+        """See Sessions."""
+        new = {w.name for w in self._workers.wanted.values() if w.key.tenant == tenant and self._attended(w)}
+        new.update(also)
+        return len(self._store.names(tenant)) + sum(name not in self._store.records for name in new)
+
+    async def list(self, tenant: str | None, *, limit: int, after: str = "") -> Sequence[SessionView]:
         """See Sessions. Costs the page, not the number of conversations."""
         known = self._store.names(tenant)
         page = known[(start := bisect_right(known, after)) : start + limit]
         new = (
             w.name
             for w in self._workers.wanted.values()
-            if w.key.tenant == tenant and w.name > after and w.name not in self._store.records and self._attended(w)
+            if tenant in (None, w.key.tenant)
+            and w.name > after
+            and w.name not in self._store.records
+            and self._attended(w)
         )
         views = (self._view(name) for name in heapq.nsmallest(limit, [*page, *new]))
         return [v for v in views if v is not None]
@@ -223,6 +238,8 @@ class LocalSessions:
             return f"its worker could not be started: {wanted.error}"
         position = self._reconciler.positions.get(wanted.name)
         place = f"; it was number {position} in the line" if position else ""
+        if wanted.name in self._reconciler.at_limit:
+            return f"all workers that its team may have are busy{place}"
         return f"all {self._limits.size} workers are busy{place}"
 
     def _view(self, name: str) -> SessionView | None:

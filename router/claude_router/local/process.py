@@ -50,6 +50,7 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     claude_session_id: str | None = None
     cli_version: str = ""
     error: str | None = None
+    parked: bool = False
 
 
 _decode = msgspec.json.Decoder(WorkerStatus).decode

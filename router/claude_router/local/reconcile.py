@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 
 from claude_crds.rounds import rounds
-from claude_operator.decide import Action, Claim, Drain, Policy, Queue, Start, StartWarm, decide
+from claude_operator.decide import Action, Claim, Drain, Policy, Queue, Start, StartWarm, Turns, decide
 from claude_router.local.live import PROVEN_SECONDS, Live
 from claude_router.local.workers import Workers
 
@@ -22,15 +23,30 @@ _REFILL_SECONDS = 1.0
 
 
 class Reconciler:
-    """Runs the loop. `size` is the most live workers, `warm` the spares inside it, `idle_timeout` in seconds."""
+    """Runs the loop. `size` is the most live workers, `warm` the spares inside it, `idle_timeout` in seconds.
 
-    def __init__(self, workers: Workers, *, size: int, warm: int, idle_timeout: float) -> None:
+    `shares` gives the most live workers by team, at each round; a team that is not in it has no limit of its own.
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        *,
+        size: int,
+        warm: int,
+        idle_timeout: float,
+        shares: Callable[[], Mapping[str, int]] = dict,
+    ) -> None:
         self.workers = workers
         self.positions: dict[str, int] = {}
+        self.at_limit: set[str] = set()
+        """Of those, who waits for the own team's limit: the position is one among its team."""
         self.size = size
         self.stopped = False
         self._warm = warm
         self._idle_timeout = idle_timeout
+        self._shares = shares
+        self._turns = Turns()
         self._flush_at = 0.0
 
     async def run(self) -> None:
@@ -80,13 +96,14 @@ class Reconciler:
                 del workers.wanted[wanted.name]
         # While nothing can be started, one spare is tried now and then, so that recovery is seen without a request.
         warm = max(self._warm, 1) if workers.error else self._warm
-        decision = decide(
-            Policy(self.size, warm, self._idle_timeout, workers.warm_not_before),
-            [w.view(fresh=w.name not in workers.store.records) for w in workers.wanted.values()],
-            [live.view(now) for live in workers.live.values()],
-            now,
-        )
-        self.positions = {a.session: a.position for a in decision.actions if isinstance(a, Queue)}
+        sessions = [w.view(fresh=w.name not in workers.store.records) for w in workers.wanted.values()]
+        views = [live.view(now) for live in workers.live.values()]
+        self._turns.look(sessions, views, now)
+        policy = Policy(self.size, warm, self._idle_timeout, workers.warm_not_before, self._shares(), self._turns.ended)
+        decision = decide(policy, sessions, views, now)
+        queue = [a for a in decision.actions if isinstance(a, Queue)]
+        self.positions = {a.session: a.position for a in queue}
+        self.at_limit = {a.session for a in queue if a.own}
         for action in decision.actions:
             self._apply(action)
         wakes = [] if decision.wake_at is None else [decision.wake_at]

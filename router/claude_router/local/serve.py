@@ -12,16 +12,21 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import claude_crds
 from claude_crds.settings import SettingsError, load
+from claude_router import audit
+from claude_router.access import Access, TeamSide
 from claude_router.app import create_app
+from claude_router.auth import ApiKeys
 from claude_router.local.banner import banner, permission_problem, url_of
 from claude_router.local.demo_model import DemoFailed, DemoModel
 from claude_router.local.environment import CREDENTIALS, passed_on, worker_environment
 from claude_router.local.pool import LocalSessions, PoolLimits
 from claude_router.local.store import Store, StoreError
+from claude_router.local.teams import TeamFiles, TeamsFileError
 from claude_router.local.workers import Launch
 from claude_router.logs import configure
 from claude_router.serving import Signals, cannot_listen, complain, listen, on_loop, server_of
@@ -43,6 +48,7 @@ class Plan:
     settings: RouterSettings
     demo: bool
     permission_note: str
+    teams: TeamFiles | None = None
 
 
 def plan(environ: Mapping[str, str]) -> Plan:
@@ -55,7 +61,19 @@ def plan(environ: Mapping[str, str]) -> Plan:
         raise SettingsError(problem)
     if problem:
         settings = replace(settings, permission_mode="acceptEdits")
-    return Plan(settings, not any(environ.get(name) for name in CREDENTIALS), problem or "")
+    return Plan(settings, not any(environ.get(name) for name in CREDENTIALS), problem or "", _teams(settings))
+
+
+def _teams(settings: RouterSettings) -> TeamFiles | None:
+    """Teams' files, if any are named. Raises SettingsError when the list of teams cannot be read."""
+    if settings.api_keys_path is None and settings.teams_path is None:
+        return None
+    files = TeamFiles(settings.api_keys_path, settings.teams_path)
+    try:
+        files.check()
+    except (TeamsFileError, OSError) as error:
+        raise SettingsError(f"TEAMS_FILE={settings.teams_file!r}: {error}") from error
+    return files
 
 
 def main() -> int:
@@ -83,15 +101,16 @@ def main() -> int:
             complain(str(error))
             return 1
         try:
-            return on_loop(lambda: _serve(chosen, sock, store))
-        except DemoFailed as error:
+            with audit.writing(settings.audit_log), chosen.teams.followed() if chosen.teams else nullcontext() as side:
+                return on_loop(lambda: _serve(chosen, sock, store, side))
+        except (DemoFailed, audit.CannotWrite) as error:
             complain(str(error))
             return 1
         finally:
             store.close()
 
 
-async def _serve(chosen: Plan, sock: socket.socket, store: Store) -> int:
+async def _serve(chosen: Plan, sock: socket.socket, store: Store, side: TeamSide | None) -> int:
     settings = chosen.settings
     signals = Signals()
     demo = DemoModel()
@@ -100,20 +119,23 @@ async def _serve(chosen: Plan, sock: socket.socket, store: Store) -> int:
         if chosen.demo:
             environ |= await demo.start(passed_on(environ))
         limits = PoolLimits(settings.pool_size, settings.warm_workers, settings.idle_timeout, settings.shutdown_grace)
-        sessions = LocalSessions(store, Launch(WORKER_COMMAND, worker_environment(settings, environ)), limits)
+        launch = Launch(WORKER_COMMAND, worker_environment(settings, environ))
+        sessions = LocalSessions(store, launch, limits, shares=side.teams.shares if side else dict)
         sessions.begin()
         url = url_of(settings.host, sock.getsockname()[1])
         print(banner(settings, url, demo=chosen.demo, permission_note=chosen.permission_note), flush=True)
-        await _until_stopped(settings, sock, sessions, signals)
+        await _until_stopped(settings, sock, sessions, signals, side)
         return signals.exit_status
     finally:
         await demo.stop()
 
 
 async def _until_stopped(
-    settings: RouterSettings, sock: socket.socket, sessions: LocalSessions, signals: Signals
+    settings: RouterSettings, sock: socket.socket, sessions: LocalSessions, signals: Signals, side: TeamSide | None
 ) -> None:
-    app = create_app(settings, sessions, version=claude_crds.__version__)
+    access = Access(ApiKeys(settings.api_keys), side)
+    audited = bool(settings.audit_log)
+    app = create_app(settings, sessions, version=claude_crds.__version__, access=access, audited=audited)
     server = server_of(app, grace=settings.shutdown_grace + _LAST_BYTES_SECONDS)
     serving = asyncio.create_task(server.serve([sock]))
     first = asyncio.create_task(signals.first.wait())

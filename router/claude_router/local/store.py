@@ -47,7 +47,7 @@ class Store:
         self.records: dict[str, Record] = {}
         self._lock = lock
         self._dirty: set[str] = set()
-        self._names: dict[str, list[str]] = {}
+        self._names: dict[str | None, list[str]] = {}
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
 
     @classmethod
@@ -148,11 +148,15 @@ class Store:
 
     # -- while serving -------------------------------------------------------------------------------------------
 
-    def names(self, tenant: str) -> Sequence[str]:
-        """The tenant's conversations by object name, sorted."""
+    def names(self, tenant: str | None) -> Sequence[str]:
+        """The tenant's conversations (None: all tenants') by object name, sorted."""
         if tenant not in self._names:
-            self._names[tenant] = sorted(n for n, r in self.records.items() if r.tenant == tenant)
+            self._names[tenant] = sorted(n for n, r in self.records.items() if tenant in (None, r.tenant))
         return self._names[tenant]
+
+    def _forget_names(self, tenant: str) -> None:
+        self._names.pop(tenant, None)
+        self._names.pop(None, None)
 
     def volume(self, name: str) -> Volume:
         """The conversation's volume. Raises OSError when its folders can neither be found nor made."""
@@ -184,7 +188,7 @@ class Store:
                 (volume.path / OWNER).unlink(missing_ok=True)
             raise
         self.records[key.name] = record
-        self._names.pop(key.tenant, None)
+        self._forget_names(key.tenant)
         self._writer.submit(self._make_durable, key.name)
 
     def _make_durable(self, name: str) -> None:
@@ -231,7 +235,7 @@ class Store:
         """Forget the conversation and delete its memory and its own workspace. Raises OSError if it is still there."""
         # Out of the memory first: a flush meanwhile would write the record again.
         record = self.records.pop(name)
-        self._names.pop(record.tenant, None)
+        self._forget_names(record.tenant)
         volume = self.volumes.at(record.volume, record.workspace)
 
         def forget() -> None:
@@ -243,7 +247,7 @@ class Store:
             await self._in_order(forget)
         except OSError:
             self.records[name] = record
-            self._names.pop(record.tenant, None)
+            self._forget_names(record.tenant)
             raise
         await self.discard(volume)
 

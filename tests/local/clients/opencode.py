@@ -74,8 +74,8 @@ class Opencode:
         return done.stdout
 
     @contextmanager
-    def serve(self) -> Iterator[Session]:
-        """A new session of `opencode serve`, which does what its screen does."""
+    def serve(self) -> Iterator[Screen]:
+        """`opencode serve`, which does what its screen does."""
         process = subprocess.Popen(
             [str(OPENCODE), "serve", "--port", "0"],
             cwd=self.project,
@@ -90,7 +90,7 @@ class Opencode:
             address = next(found[0] for line in process.stdout if (found := re.search(r"http://\S+", line)))
             threading.Thread(target=process.stdout.read, daemon=True).start()
             with httpx.Client(base_url=address, timeout=100) as client, ThreadPoolExecutor(1) as threads:
-                yield Session(client, threads, self.model)
+                yield Screen(client, threads)
         finally:
             process.kill()
             process.wait(20)
@@ -98,14 +98,26 @@ class Opencode:
             process.stdout.close()
 
 
+@dataclass
+class Screen:
+    """An opencode that waits for its user."""
+
+    client: httpx.Client
+    threads: ThreadPoolExecutor
+
+    def session(self, model: str) -> Session:
+        return Session(self, model)
+
+
 class Session:
     """One session, by opencode's own API."""
 
-    def __init__(self, client: httpx.Client, threads: ThreadPoolExecutor, model: str) -> None:
-        self._client = client
-        self._threads = threads
+    def __init__(self, screen: Screen, model: str) -> None:
+        self._client = screen.client
+        self._threads = screen.threads
         self._model = {"providerID": _PROVIDER, "modelID": model}
-        self._path = f"/session/{self._post('/session', {})['id']}"
+        self._id = self._post("/session", {})["id"]
+        self._path = f"/session/{self._id}"
 
     def _post(self, path: str, body: Json) -> Json:
         response = self._client.post(path, json=body)
@@ -140,16 +152,19 @@ class Session:
             running = self._threads.submit(self.say, text)
             shown = ""
             while once not in shown:
-                shown += _shown(next(lines))
+                shown += _shown(next(lines), self._id)
         self._client.post(f"{self._path}/abort")
         running.result(30)
 
 
-def _shown(line: str) -> str:
+def _shown(line: str, session: str) -> str:
+    """What an event adds to a session's screen."""
     if not line.startswith("data: "):
         return ""
     properties: Json = json.loads(line[6:])["properties"]
     part = properties.get("part", {})
+    if session not in (properties.get("sessionID"), part.get("sessionID")):
+        return ""
     return str(properties.get("delta", "")) + str(part.get("state", {}).get("status", ""))
 
 

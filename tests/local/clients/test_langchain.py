@@ -93,6 +93,18 @@ def test_structured_output(server: Server, way: str) -> None:
     assert model.invoke(prompt) == Person(name="Ada", age=36)
 
 
+def test_two_that_begin_with_the_same_words_do_not_share_a_conversation(server: Server, asked: Asked) -> None:
+    begin: list[BaseMessage] = [HumanMessage("::think the same\n::say one")]
+    users = {name: [*begin, chat_model(server).invoke(begin)] for name in ("ann", "bob")}
+    for name, history in users.items():
+        history += [HumanMessage(f"::say {name}")]
+        history += [chat_model(server).invoke(history), HumanMessage(f"::say {name} again")]
+        chat_model(server).invoke(history)
+        texts = [text for _, text in asked.last]
+        assert any(name in text for text in texts)
+        assert not any(other in text for other in users if other != name for text in texts)
+
+
 async def test_prompts_at_once_do_not_mix(server: Server) -> None:
     model = chat_model(server)
     answers = await model.abatch([f"::say {n}" for n in range(6)])

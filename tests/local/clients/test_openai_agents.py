@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from agents import (
@@ -93,6 +94,21 @@ async def test_streamed_with_the_sdks_own_memory(via: Model, asked: Asked, reque
         assert kinds.count("raw_response_event") > 3
     assert asked.turns[-1]["prompts"] == [TOOLS_PROMPT, "::say again"]
     memory.close()
+
+
+async def test_a_conversation_that_is_suspended_while_a_tool_runs(server: Server, asked: Asked) -> None:
+    @function_tool
+    async def leave() -> str:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+            return (await client.delete("/conversations/left")).text
+
+    prompt = f"::say Soon.\n{calls(('leave', {}))}\n::results"
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        model = OpenAIChatCompletionsModel(model="claude-code-client", openai_client=client)
+        run = await Runner.run(agent(model, "left", tools=[leave]), prompt, run_config=QUIET)
+    assert '\\"suspended\\":true' in run.final_output
+    assert [entry["prompts"] for entry in asked.turns] == [[prompt]] * 2, "the results found the call that waited"
+    assert asked.last == dialogue(prompt, "Soon.")
 
 
 async def test_an_output_type_is_enforced(via: Model) -> None:

@@ -125,7 +125,12 @@ async def test_a_turn_from_the_client_to_the_worker(tmp_path: Path) -> None:
             listed = (await client.get("/conversations", headers=headers)).json()
             assert [c["id"] for c in listed["data"]] == ["talk"]
             models = (await client.get("/v1/models", headers=headers)).json()
-            assert [m["id"] for m in models["data"]] == ["claude-code", "big"]
+            assert [m["id"] for m in models["data"]] == [
+                "claude-code",
+                "claude-code-tools",
+                "claude-code-client",
+                "big",
+            ]
             # The API server goes away: what lives goes on, and nobody restarts anything for it.
             await fake.stop()
             answer = await client.post(CHAT, json=body(stream=True), headers=headers)

@@ -1,0 +1,138 @@
+"""A team's status: what its conversations come to, written some time after it has changed.
+
+The operator counts `sessions`, `live` and `turns`. Usage and cost are the sums over the conversations that there are,
+until somebody who meters them writes `periodStart`: from then on they are that writer's, as the conditions always are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from claude_crds.access import AccessError
+from claude_crds.api import Api
+from claude_crds.errors import ApiError, Conflict, NotFound
+from claude_crds.resources import TEAMS
+from claude_crds.views import ClaudeSession, ClaudeTeam, TeamStatus, Usage
+from claude_operator.lease import NotLeading
+from claude_operator.world import BY_TEAM, World
+
+log = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 2.0
+"""From a change to its write: many come together, and nothing waits for it."""
+AFTER_ERROR_SECONDS = 30.0
+
+
+def target(team: ClaudeTeam, sessions: Iterable[ClaudeSession]) -> TeamStatus:
+    """The status that is true of the team, whose sessions these are."""
+    found = [s.status for s in sessions]
+    status = msgspec.structs.replace(
+        team.status,
+        observed_generation=team.metadata.generation,
+        sessions=len(found),
+        live=sum(1 for s in found if s.pod_name),
+        turns=sum(s.turns for s in found),
+    )
+    if status.period_start is not None:
+        return status
+    usage = [s.usage for s in found]
+    return msgspec.structs.replace(
+        status,
+        usage=Usage(
+            input_tokens=sum(u.input_tokens for u in usage),
+            output_tokens=sum(u.output_tokens for u in usage),
+            cached_tokens=sum(u.cached_tokens for u in usage),
+            cost_usd=round(math.fsum(u.cost_usd for u in usage), 6),
+        ),
+    )
+
+
+def patch(old: TeamStatus, new: TeamStatus) -> dict[str, Any]:
+    """The merge patch from one to the other, of what has changed only: the rest is others'. Empty if nothing has."""
+    body: dict[str, Any] = {
+        "observedGeneration": new.observed_generation,
+        "sessions": new.sessions,
+        "live": new.live,
+        "turns": new.turns,
+    }
+    if new.usage != old.usage:
+        body["usage"] = {
+            "inputTokens": new.usage.input_tokens,
+            "outputTokens": new.usage.output_tokens,
+            "cachedTokens": new.usage.cached_tokens,
+            "costUSD": new.usage.cost_usd,
+        }
+    return {"status": body} if new != old else {}
+
+
+class TeamWriter:
+    """Follows `world`, once made, and writes while it runs. `lead` raises when this replica may not write any more."""
+
+    def __init__(self, api: Api, namespace: str, world: World, lead: Callable[[], None]) -> None:
+        self._api = api
+        self._namespace = namespace
+        self._world = world
+        self._lead = lead
+        self._bell = asyncio.Event()
+        self._changed: set[str] = set()
+        world.sessions.listen(self._session_changed)
+        world.teams.listen(self._team_changed)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._bell.wait()
+            await asyncio.sleep(INTERVAL_SECONDS)
+            self._bell.clear()
+            changed, self._changed = self._changed, set()
+            try:
+                for name in sorted(changed):
+                    await self._write(name)
+            except (ApiError, AccessError, NotLeading) as error:
+                log.warning("the teams' statuses are not written: %s", error)
+                for name in changed:
+                    self._ring(name)
+                await asyncio.sleep(AFTER_ERROR_SECONDS)
+
+    async def _write(self, name: str) -> None:
+        team = self._world.teams.get(name)
+        if team is None or team.leaving:
+            return
+        body = patch(team.status, target(team, self._world.sessions.by(BY_TEAM, name)))
+        if not body:
+            return
+        self._lead()
+        version = team.metadata.resource_version
+        try:
+            written = await self._api.patch(
+                TEAMS, self._namespace, name, body, subresource="status", resource_version=version
+            )
+        except (Conflict, NotFound):
+            self._ring(name)
+        else:
+            self._world.teams.learn(written)
+
+    def _session_changed(self, _: str, old: ClaudeSession | None, new: ClaudeSession | None) -> None:
+        if old is None or new is None or _counted(old) != _counted(new):
+            for session in (old, new):
+                if session is not None and session.spec.team:
+                    self._ring(session.spec.team)
+
+    def _team_changed(self, _: str, old: ClaudeTeam | None, new: ClaudeTeam | None) -> None:
+        if new is not None:
+            self._ring(new.name)
+
+    def _ring(self, team: str) -> None:
+        self._changed.add(team)
+        self._bell.set()
+
+
+def _counted(session: ClaudeSession) -> tuple[object, ...]:
+    status = session.status
+    return session.spec.team, bool(status.pod_name), status.turns, status.usage

@@ -1,0 +1,86 @@
+"""What the gateway follows on the cluster, and the two requests to the API server that no other part makes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from claude_crds.api import Api
+from claude_crds.reflector import Reflector
+from claude_crds.resources import COMPONENT_LABEL, PODS, POOLS, SESSIONS, TEAMS, WORKER
+from claude_router.gateway.callers import Credentials
+from claude_router.gateway.settings import GatewaySettings
+from claude_router.gateway.status import MANAGER
+from claude_router.gateway.teams import ClusterTeams, Teams
+from claude_router.gateway.verify import TokenVerifier
+from claude_router.gateway.workers import PodCredentials
+
+log = logging.getLogger(__name__)
+
+_AGAIN_SECONDS = 1.0
+
+
+class GatewayApi(Api):
+    """The API server, with what the verifier and the teams' statuses need."""
+
+    async def public_keys(self) -> tuple[bytes, bytes]:
+        """Discovery document and public keys of service account tokens. Raises ApiError."""
+        discovery = await self._call("GET", "/.well-known/openid-configuration")
+        return discovery, await self._call("GET", "/openid/v1/jwks")
+
+    async def apply_team_status(self, namespace: str, name: str, status: dict[str, Any]) -> None:
+        """Server-side apply: what it says is the gateway's from now on, the rest of the status is others'."""
+        body = {"apiVersion": TEAMS.api_version, "kind": TEAMS.kind, "metadata": {"name": name}, "status": status}
+        path = TEAMS.path(namespace, name, "status")
+        query = {"fieldManager": MANAGER, "force": "true"}
+        await self._call("PATCH", path, body, query=query, content_type="application/apply-patch+yaml")
+
+
+class Cluster:
+    """Copies of pods, sessions, pools and teams. Made on the event loop."""
+
+    def __init__(self, api: GatewayApi, namespace: str, settings: GatewaySettings) -> None:
+        self._api = api
+        self._namespace = namespace
+        self.pods = Reflector(api, PODS, namespace, label_selector=f"{COMPONENT_LABEL}={WORKER}")
+        self.sessions = Reflector(api, SESSIONS, namespace)
+        self.pools = Reflector(api, POOLS, namespace)
+        self.teams = Reflector(api, TEAMS, namespace)
+        verifier = TokenVerifier(api.public_keys, audience=settings.audience, issuer=settings.issuer)
+        self.credentials: Credentials = PodCredentials(verifier, namespace, self.pods, self.sessions)
+        self.policies: Teams = ClusterTeams(
+            self.teams.get, self.pools.get, lambda: tuple(self.teams.items()), settings.small_models
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def begin(self) -> None:
+        """Follow the API server."""
+        for reflector in (self.pods, self.sessions, self.pools, self.teams):
+            self._tasks.append(asyncio.create_task(_follow(reflector)))
+
+    async def close(self) -> None:
+        """Follow it no more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def problem(self) -> str:
+        """Why workers cannot be served; empty when they can. An API server that is away for a while is none."""
+        reflectors = (self.pods, self.sessions, self.pools, self.teams)
+        return next((r.problem or "not listed yet" for r in reflectors if not r.synced), "")
+
+    async def write_status(self, team: str, status: dict[str, Any]) -> None:
+        """See `claude_router.gateway.status.Write`."""
+        await self._api.apply_team_status(self._namespace, team, status)
+
+
+async def _follow(reflector: Reflector[Any]) -> None:
+    """It ends by a bug only, and then the copy must not stay as it is for ever."""
+    while True:
+        try:
+            await reflector.run()
+        except Exception:
+            log.exception("a reflector failed")
+        await asyncio.sleep(_AGAIN_SECONDS)

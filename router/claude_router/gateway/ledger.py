@@ -1,0 +1,201 @@
+"""Every metered request, on disk: noted when it begins, priced when it ends, each at most once.
+
+One thread writes; what has come meanwhile goes into one transaction. A request that has begun and not ended when the
+process dies stays in it, unpriced and marked as lost. Nothing that was written is ever written again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import NamedTuple
+
+from claude_router.gateway.scan import Counted
+
+log = logging.getLogger(__name__)
+
+MOST_WAITING = 10_000
+"""Rows not written yet, above which no further request should begin."""
+_RETRY_SECONDS = 1.0
+_MOST_AT_ONCE = 1000
+
+LOST, ESTIMATED, UNMETERED, UNKNOWN_MODEL = "lost", "estimated", "unmetered", "unknown-model"
+"""Flags of a row: the process died first; the answer broke off; the API said nothing; priced as the dearest."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS requests (
+    id TEXT PRIMARY KEY, began REAL NOT NULL, ended REAL, team TEXT NOT NULL, session TEXT NOT NULL, pool TEXT NOT NULL,
+    model TEXT NOT NULL, message TEXT NOT NULL DEFAULT '', status INTEGER NOT NULL DEFAULT 0,
+    input INTEGER NOT NULL DEFAULT 0, output INTEGER NOT NULL DEFAULT 0, cache_read INTEGER NOT NULL DEFAULT 0,
+    cache_write_5m INTEGER NOT NULL DEFAULT 0, cache_write_1h INTEGER NOT NULL DEFAULT 0,
+    searches INTEGER NOT NULL DEFAULT 0, cost REAL NOT NULL DEFAULT 0, flags TEXT NOT NULL DEFAULT ''
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS requests_by_time ON requests (began, team);
+CREATE INDEX IF NOT EXISTS requests_open ON requests (id) WHERE ended IS NULL;
+"""
+_BEGIN = "INSERT OR IGNORE INTO requests (id, began, team, session, pool, model) VALUES (?, ?, ?, ?, ?, ?)"
+_END = """
+UPDATE requests SET ended = ?, model = ?, message = ?, status = ?, input = ?, output = ?, cache_read = ?,
+    cache_write_5m = ?, cache_write_1h = ?, searches = ?, cost = ?, flags = ? WHERE id = ? AND ended IS NULL
+"""
+
+
+class Begun(NamedTuple):
+    """A request on its way; `began` is Unix time."""
+
+    id: str
+    began: float
+    team: str
+    session: str
+    pool: str
+    model: str
+
+
+class Ended(NamedTuple):
+    """What became of it. `model` and `message` are the answer's; `cost` is USD."""
+
+    id: str
+    ended: float
+    model: str
+    message: str
+    status: int
+    counted: Counted
+    cost: float
+    flags: str
+
+
+class LedgerError(Exception):
+    """The ledger cannot be used; the message says why."""
+
+
+_Entry = Begun | Ended | threading.Event | None
+
+
+class Ledger:
+    """See the module. `begin`, `end` and `problem` may be used by any thread and never wait."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._queue: SimpleQueue[_Entry] = SimpleQueue()
+        self._problem = ""
+        self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
+        self._lock = contextlib.ExitStack()
+
+    def open(self) -> int:
+        """Begin to write; gives how many requests an earlier process has lost. Blocks. Raises LedgerError."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.ExitStack() as stack:
+                lock = stack.enter_context(self._path.with_name(self._path.name + ".lock").open("w"))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lost = _prepare(self._path)
+                self._lock = stack.pop_all()
+        except BlockingIOError as error:
+            raise LedgerError(f"{self._path} is another gateway's, which still runs") from error
+        except (OSError, sqlite3.Error) as error:
+            raise LedgerError(f"{self._path} cannot be used: {error}") from error
+        self._thread.start()
+        return lost
+
+    def close(self) -> None:
+        """Return when all is written, or cannot be. Blocks."""
+        self._queue.put(None)
+        self._thread.join()
+        self._lock.close()
+
+    def begin(self, begun: Begun) -> None:
+        """It is on its way."""
+        self._queue.put(begun)
+
+    def end(self, ended: Ended) -> None:
+        """It is over."""
+        self._queue.put(ended)
+
+    def flush(self, seconds: float = 10.0) -> bool:
+        """Whether all that came before is on disk; waits for it so long. Blocks."""
+        written = threading.Event()
+        self._queue.put(written)
+        return written.wait(seconds)
+
+    @property
+    def waiting(self) -> int:
+        """How many entries are not written yet, about."""
+        return self._queue.qsize()
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can be written at this moment; empty while it can."""
+        return self._problem
+
+    def _write(self) -> None:
+        pause = threading.Event()
+        with contextlib.closing(connect(self._path)) as db:
+            last = False
+            while not last:
+                entries, last = self._taken()
+                while entries and not self._written(db, entries):
+                    if last:
+                        log.error("%d entries of the ledger are lost", len(entries))
+                        break
+                    pause.wait(_RETRY_SECONDS)
+                for entry in entries:
+                    if isinstance(entry, threading.Event):
+                        entry.set()
+
+    def _taken(self) -> tuple[list[_Entry], bool]:
+        """What is there to be written, at least one entry; and whether it is the last."""
+        entries = [self._queue.get()]
+        with contextlib.suppress(Empty):
+            while entries[-1] is not None and len(entries) < _MOST_AT_ONCE:
+                entries.append(self._queue.get_nowait())
+        return entries, entries[-1] is None
+
+    def _written(self, db: sqlite3.Connection, entries: Sequence[_Entry]) -> bool:
+        begun = [entry for entry in entries if isinstance(entry, Begun)]
+        ended = [entry for entry in entries if isinstance(entry, Ended)]
+        if not (begun or ended):
+            return True
+        try:
+            with db:
+                db.executemany(_BEGIN, begun)
+                db.executemany(_END, map(_parameters, ended))
+        except sqlite3.Error as error:
+            if str(error) != self._problem:
+                log.error("the ledger cannot be written: %s", error)
+            self._problem = str(error)
+            return False
+        self._problem = ""
+        return True
+
+
+def _prepare(path: Path) -> int:
+    """Make the table, and mark what an earlier process has left; gives how many. Raises sqlite3.Error."""
+    with contextlib.closing(connect(path)) as db, db:
+        db.executescript(_SCHEMA)
+        return db.execute("UPDATE requests SET ended = began, flags = ? WHERE ended IS NULL", (LOST,)).rowcount
+
+
+def _parameters(ended: Ended) -> tuple[object, ...]:
+    counted = ended.counted
+    return (
+        ended.ended, ended.model, ended.message, ended.status, counted.input, counted.output, counted.cache_read,
+        counted.cache_write_5m, counted.cache_write_1h, counted.searches, ended.cost, ended.flags, ended.id,
+    )  # fmt: skip
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection for one thread. Raises sqlite3.Error."""
+    db = sqlite3.connect(path, timeout=5.0)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db

@@ -1,0 +1,98 @@
+"""One request's way into the ledger: begun, scanned, priced, ended once."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+
+from claude_router.gateway import errors
+from claude_router.gateway.callers import Caller
+from claude_router.gateway.ledger import ESTIMATED, MOST_WAITING, UNKNOWN_MODEL, UNMETERED, Begun, Ended, Ledger
+from claude_router.gateway.metrics import GatewayMetrics
+from claude_router.gateway.prices import Prices
+from claude_router.gateway.scan import Counted, Scanner
+from claude_router.gateway.spending import Spending
+
+OTHER = "other"
+_BYTES_A_TOKEN = 4
+_MOST_GUESSED = 200_000
+
+
+class Metered:
+    """A request that has begun. `end` may be called again: the first call counts."""
+
+    __slots__ = ("_body_bytes", "_meter", "_over", "began", "caller", "id", "model", "unsent")
+
+    def __init__(self, meter: Meter, caller: Caller, model: str, body_bytes: int) -> None:
+        self._meter = meter
+        self._body_bytes = body_bytes
+        self._over = False
+        self.id = f"gw_{secrets.token_hex(12)}"
+        self.began = meter.clock()
+        self.caller = caller
+        self.model = model
+        self.unsent = False
+        """Whether the model cannot have got it."""
+
+    def end(self, status: int, scanner: Scanner | None) -> None:
+        """It was answered with this status (0: not at all), and the scanner has seen what has passed."""
+        if self._over:
+            return
+        self._over = True
+        flags: list[str] = []
+        counted = scanner.counted if scanner else None
+        if counted is None and status == 200:
+            flags.append(UNMETERED)
+        elif counted is None and not status and not self.unsent:  # the worker left before the API said anything
+            counted = Counted(input=min(_MOST_GUESSED, self._body_bytes // _BYTES_A_TOKEN))
+            flags.append(ESTIMATED)
+        elif counted is not None and scanner is not None and not scanner.complete:
+            flags.append(ESTIMATED)
+        self._meter.price(self, status, scanner, counted or Counted(), flags)
+
+
+class Meter:
+    """Belongs to the event loop. `clock` is Unix time."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        prices: Prices,
+        spending: Spending,
+        metrics: GatewayMetrics,
+        known_team: Callable[[str], bool],
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.clock = clock
+        self.spending = spending
+        self._ledger = ledger
+        self._prices = prices
+        self._metrics = metrics
+        self._known_team = known_team
+
+    def begin(self, caller: Caller, model: str, body_bytes: int) -> Metered:
+        """Note it. Raises ApiError (503) while the ledger cannot keep up: nothing is spent that is not written."""
+        if self._ledger.waiting > MOST_WAITING:
+            raise errors.not_ready("the ledger of requests cannot be written")
+        request = Metered(self, caller, model, body_bytes)
+        self._ledger.begin(Begun(request.id, request.began, caller.team, caller.session, caller.pool, model))
+        return request
+
+    def price(self, request: Metered, status: int, scanner: Scanner | None, counted: Counted, flags: list[str]) -> None:
+        """Write down what became of it; see `Metered.end`."""
+        model = (scanner.model if scanner else "") or request.model
+        cost, known = self._prices.cost(model, counted) if any(counted) else (0.0, True)
+        if not known:
+            flags.append(UNKNOWN_MODEL)
+        message = scanner.message if scanner else ""
+        self._ledger.end(
+            Ended(request.id, self.clock(), model[:200], message[:200], status, counted, cost, ",".join(flags))
+        )
+        team = request.caller.team
+        self.spending.add(team, request.began, counted, cost)
+        shown = team if self._known_team(team) else OTHER
+        self._metrics.metered(shown, self._prices.name_of(model) or OTHER, counted, cost)
+        for flag in flags:
+            self._metrics.flagged(flag)

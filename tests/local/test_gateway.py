@@ -1,0 +1,212 @@
+"""The real CLI behind the gateway: it has a credential of its own, and no key of the model's anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from claude_router.gateway.ledger import connect
+from claude_router.gateway.usage import Used, used
+from local.harness import Running, chat, clean_environment, content, eventually, find_cli, start, streamed_text
+from local.ledger_model import LedgerModel, ledger_model
+from local.server import free_port
+
+TOKEN = "the-workers-own-credential"
+REAL_KEY = "sk-ant-the-organisations-key"
+
+
+@dataclass
+class Gateway:
+    """A gateway process on a port that stays, over kills."""
+
+    folder: Path
+    model: str
+    port: int = field(default_factory=free_port)
+    lines: list[str] = field(default_factory=list)
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder / "ledger.sqlite3"
+
+    def begin(self) -> None:
+        (self.folder / "upstream").mkdir(exist_ok=True)
+        (self.folder / "upstream" / "ANTHROPIC_API_KEY").write_text(REAL_KEY)
+        caller = {hashlib.sha256(TOKEN.encode()).hexdigest(): {"session": "conv-a", "pool": "default", "pod": "pod-1"}}
+        (self.folder / "credentials.json").write_text(json.dumps(caller))
+        env = {
+            "HOST": "127.0.0.1", "PORT": str(self.port), "INTERNAL_PORT": "0", "UPSTREAM_URL": self.model,
+            "UPSTREAM_DIR": str(self.folder / "upstream"), "LEDGER_FILE": str(self.ledger),
+            "CREDENTIALS_FILE": str(self.folder / "credentials.json"),
+        }  # fmt: skip
+        self.process = subprocess.Popen([sys.executable, "-m", "claude_router.gateway"], env=clean_environment(env),
+                                        stderr=subprocess.PIPE, text=True)  # fmt: skip
+        before = len(self.lines)
+        threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
+        eventually(lambda: any(re.search("INFO serving ", line) for line in self.lines[before:]))
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr is not None
+        with process.stderr:
+            self.lines += iter(process.stderr.readline, "")
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait(30)
+
+    def sums(self) -> Used:
+        return used(self.ledger, "team")[0]
+
+    def rows(self) -> tuple[dict[str, tuple[int, ...]], int]:
+        """The counts of each message that was metered, and how many requests are lost."""
+        columns = "message, input, output, cache_read, cache_write_5m + cache_write_1h"
+        with contextlib.closing(connect(self.ledger)) as db:
+            found = db.execute(f"SELECT {columns} FROM requests WHERE flags = '' AND status = 200").fetchall()
+            (lost,) = db.execute("SELECT count(*) FROM requests WHERE flags = 'lost'").fetchone()
+        assert len({row[0] for row in found}) == len(found), "none is counted twice"
+        return {row[0]: tuple(row[1:]) for row in found}, lost
+
+    def counts(self) -> tuple[int, ...]:
+        """As `LedgerModel.sums` has them."""
+        s = self.sums()
+        return (
+            s.input_tokens - s.cached_tokens - s.cache_write_tokens,
+            s.output_tokens,
+            s.cached_tokens,
+            s.cache_write_tokens,
+        )
+
+
+@pytest.fixture
+def model() -> Iterator[LedgerModel]:
+    with ledger_model() as running:
+        yield running
+
+
+@pytest.fixture
+def gateway(model: LedgerModel, tmp_path: Path) -> Iterator[Gateway]:
+    folder = tmp_path / "gateway"
+    folder.mkdir()
+    gateway = Gateway(folder, model.url)
+    gateway.begin()
+    try:
+        yield gateway
+    finally:
+        gateway.end(signal.SIGKILL)
+
+
+@pytest.fixture
+def launch(gateway: Gateway, tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """A worker whose CLI gets its credential from a file, as a projected token is one."""
+    seed = tmp_path / "seed"
+    seed.mkdir()
+    (tmp_path / "token").write_text(TOKEN)
+    (seed / "settings.json").write_text(json.dumps({"apiKeyHelper": f"cat {tmp_path / 'token'}"}))
+    started: list[Running] = []
+
+    def begin(**settings: str) -> Running:
+        env = {"ANTHROPIC_BASE_URL": gateway.url, "VOLUME_DIR": str(tmp_path / "volume"), "TOKEN_FILE": "-",
+               "WATCH_STDIN": "true", "CLAUDE_CONFIG_SEED": str(seed), "MODEL_RETRIES": "10"}  # fmt: skip
+        started.append(start("claude_worker", clean_environment(env | settings), first_line="t0ken"))
+        return started[-1]
+
+    yield begin
+    for running in started:
+        running.stop()
+
+
+def test_turns_with_tools_pass_and_are_metered_as_the_model_counts(
+    model: LedgerModel, gateway: Gateway, launch: Callable[..., Running]
+) -> None:
+    worker = launch()
+    with worker.client() as client:
+        assert content(chat(client, "::think hm\n::say hello big world")) == "hello big world"
+        found = content(chat(client, "::bash printenv; cat /proc/self/environ\n::results"))
+        assert "ANTHROPIC_BASE_URL" in found
+        assert REAL_KEY not in found
+        assert "123" in content(chat(client, "::chunks 300 20\n::say 123"))
+    assert {told.headers["x-api-key"] for told in model.told} == {REAL_KEY}
+    assert not any(TOKEN in str(told.headers) for told in model.told)
+    eventually(lambda: gateway.sums().running == 0)
+    sums = gateway.sums()
+    assert (sums.requests, sums.unpriced) == (len(model.told), 0)
+    assert len(model.told) >= 4
+    assert gateway.counts() == model.sums()
+    assert sums.cost_usd > 0
+    assert REAL_KEY not in "".join(gateway.lines + worker.errors)
+    cli = find_cli(worker.process.pid)
+    for file in ("environ", "cmdline"):
+        assert REAL_KEY.encode() not in Path(f"/proc/{cli}/{file}").read_bytes()
+
+
+def test_a_gateway_killed_in_mid_stream_and_restarted_costs_a_retry_and_no_turn(
+    model: LedgerModel, gateway: Gateway, launch: Callable[..., Running]
+) -> None:
+    worker = launch()
+    with worker.client() as client:
+        assert content(chat(client, "::say first")) == "first"
+        body = {"messages": [{"role": "user", "content": "::say one\n::sleep 1.5\n::say two"}], "stream": True}
+        with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            lines = answer.iter_lines()
+            seen = next(line for line in lines if "one" in line)
+            gateway.end(signal.SIGKILL)
+            gateway.begin()
+            text = streamed_text("\n".join([seen, *lines]))
+        assert text.endswith("two")
+        assert content(chat(client, "::recall")).count("::say one") == 1
+    eventually(lambda: gateway.sums().running == 0)
+    sums = gateway.sums()
+    assert sums.unpriced == 1, "the request that was in flight, and visible as such"
+    assert sums.requests == len(model.told)
+    assert gateway.counts() == model.sums()
+    assert any("1 requests were running" in line for line in gateway.lines)
+
+
+def test_after_a_random_run_with_kills_every_request_is_counted_as_the_model_counts_it_or_marked_as_lost(
+    model: LedgerModel, gateway: Gateway, launch: Callable[..., Running]
+) -> None:
+    draw = random.Random(6)
+    prompts = ["::say {n}", "::bash echo {n}\n::say {n}", "::sleep 0.3\n::say {n}", "::chunks 50 30\n::say {n}"]
+    kills = 0
+    worker = launch()
+    with worker.client() as client:
+        for number in range(10):
+            asked = threading.Thread(target=_ask, args=(client, draw.choice(prompts).format(n=number)))
+            asked.start()
+            if draw.random() < 0.4:
+                asked.join(draw.random() * 0.3)
+                gateway.end(signal.SIGKILL)
+                gateway.begin()
+                kills += 1
+            asked.join()
+    assert kills >= 2
+    eventually(lambda: gateway.sums().running == 0)
+    rows, lost = gateway.rows()
+    told = {told.message: told.counts for told in model.told if told.whole}
+    assert {message: counts for message, counts in rows.items() if told.get(message) != counts} == {}
+    # A kill costs the request in flight, and the one before it if that had ended within the last commit.
+    assert lost <= 2 * kills
+    assert len(told) - len(rows) <= 2 * kills
+
+
+def _ask(client: httpx.Client, prompt: str) -> None:
+    answer = chat(client, prompt)
+    assert answer.status_code in (200, 502), answer.text

@@ -1,0 +1,423 @@
+"""From the worker to the model and back: bytes, headers, refusals, and what is written down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+
+from claude_crds.views import Budget
+from claude_router.gateway.callers import Caller
+from claude_router.gateway.scan import Counted
+from claude_router.gateway.teams import Policy
+from router.fakes import PATIENCE, Exchange, streams
+from router.gateway.harness import (
+    AUTH,
+    JSON,
+    MESSAGES,
+    REAL_KEY,
+    TOKEN,
+    body,
+    delta,
+    error_of,
+    finish,
+    gateway,
+    start,
+    until,
+)
+
+pytestmark = pytest.mark.asyncio
+
+RESTRICTED = {"red": Policy(models=("sonnet",))}
+ANSWER = start() + delta("hello") + finish()
+
+
+def request(length: int | str, extra: str = "") -> str:
+    size = f"content-length: {length}\r\n" if isinstance(length, int) else f"{length}\r\n"
+    return f"POST {MESSAGES}?beta=true HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n{extra}{size}\r\n"
+
+
+# -- passing on ------------------------------------------------------------------------------------------------------
+
+
+async def test_bytes_pass_unchanged_and_the_real_key_takes_the_place_of_the_workers(tmp_path: Path) -> None:
+    async with gateway(tmp_path, streams(start(), delta("hel"), delta("lo"), finish())) as running:
+        sent = body(metadata={"ümläut": "\u2028"})
+        answer = await running.client.post(
+            MESSAGES + "?beta=true", content=sent, headers=AUTH | JSON | {
+                "x-api-key": TOKEN, "anthropic-beta": "a,b", "anthropic-version": "2023-06-01", "cookie": "c=1",
+                "accept-encoding": "gzip, br", "x-goog-api-key": "mine", "x-forwarded-for": "10.0.0.1", "x-app": "cli",
+            },
+        )  # fmt: skip
+        assert answer.status_code == 200
+        assert answer.content == start() + delta("hel") + delta("lo") + finish()
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+        got = running.model.received[0]
+        assert got.line == f"POST {MESSAGES}?beta=true HTTP/1.1"
+        assert got.body == sent
+        assert got.headers["x-api-key"] == REAL_KEY
+        assert got.headers["accept-encoding"] == "identity"
+        assert (got.headers["anthropic-beta"], got.headers["x-app"]) == ("a,b", "cli")
+        assert not {"authorization", "cookie", "x-goog-api-key", "x-forwarded-for"} & got.headers.keys()
+        assert TOKEN not in str(got)
+
+
+async def test_what_the_model_says_about_itself_comes_back_and_nothing_else(tmp_path: Path) -> None:
+    async def script(exchange: Exchange) -> None:
+        told = {**JSON, "request-id": "req_1", "retry-after": "7", "anthropic-ratelimit-requests-remaining": "3",
+                "x-should-retry": "true", "set-cookie": "a=b", "anthropic-organization-id": "org", "server": "x",
+                "location": "http://elsewhere"}  # fmt: skip
+        await exchange.whole(429, told, b'{"type":"error"}')
+
+    async with gateway(tmp_path, script) as running:
+        answer = await running.post()
+        assert (answer.status_code, answer.content) == (429, b'{"type":"error"}')
+        assert {k: v for k, v in answer.headers.items() if k not in ("date", "x-gateway-request-id")} == {
+            "content-type": "application/json", "content-length": "16", "request-id": "req_1", "retry-after": "7",
+            "anthropic-ratelimit-requests-remaining": "3", "x-should-retry": "true",
+        }  # fmt: skip
+        row = running.rows()[0]
+        assert (row["status"], row["cost"], row["flags"]) == (429, 0.0, "")
+        assert row["id"] == answer.headers["x-gateway-request-id"]
+
+
+async def test_chunks_pass_as_they_come(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.chunk(start())
+        await gate.wait()
+        await exchange.end(finish())
+
+    async with gateway(tmp_path, script) as running:
+        data = body()
+        answer, _ = await running.connect(request(len(data)) + data.decode())
+        assert (await answer.head())[0] == 200
+        assert await answer.chunk() == start()
+        gate.set()
+        assert b"".join(await answer.rest()) == finish()
+
+
+@pytest.mark.parametrize("model", ["claude-sonnet-5", "claude-opus-5"])
+async def test_a_body_goes_on_while_it_comes_but_for_its_last_piece(tmp_path: Path, model: str) -> None:
+    came, bell, over = bytearray(), asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            came.extend(data)
+            bell.set()
+            if came.endswith(b"}"):
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        over.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    data = body(model, text="x" * 1000)
+    async with server:
+        async with gateway(tmp_path, streams(ANSWER), url=url, teams=RESTRICTED) as running:
+            answer, writer = await running.connect(request(len(data)))
+            for piece in (data[:300], data[300:600], data[600:900]):
+                writer.write(piece)
+                await asyncio.sleep(0.02)  # so that each comes in a packet of its own
+            async with asyncio.timeout(PATIENCE):
+                while data[:300] not in came:
+                    bell.clear()
+                    await bell.wait()
+            assert data[:900] not in came
+            writer.write(data[900:])
+            status, _ = await answer.head()
+            assert status == (200 if model == "claude-sonnet-5" else 403)
+            assert came.endswith(data) == (status == 200)
+        async with asyncio.timeout(PATIENCE):
+            await over.wait()
+        assert came.endswith(data) == (status == 200)  # else it was closed in the middle of the request
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_in_many_pieces_arrives_whole(tmp_path: Path, chunked: bool) -> None:
+    async with gateway(tmp_path, streams(ANSWER)) as running:
+        data = body(text="x" * 100_000)
+        answer, writer = await running.connect(request("transfer-encoding: chunked" if chunked else len(data)))
+        for at in range(0, len(data), 7001):
+            piece = data[at : at + 7001]
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+            await writer.drain()
+            await asyncio.sleep(0)
+        writer.write(b"0\r\n\r\n" if chunked else b"")
+        assert (await answer.head())[0] == 200
+        await answer.rest()
+        if chunked:
+            assert running.model.received[0].headers["transfer-encoding"] == "chunked"
+        else:
+            assert running.model.received[0].body == data
+
+
+async def test_tokens_are_counted_and_models_listed_at_no_cost(tmp_path: Path) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.whole(200, JSON, b'{"input_tokens": 5, "usage": {"input_tokens": 9}}')
+
+    async with gateway(tmp_path, script) as running:
+        assert (await running.post(path="/v1/messages/count_tokens")).json()["input_tokens"] == 5
+        for path in ("/v1/models?limit=2", "/v1/models/claude-opus-5"):
+            assert (await running.client.get(path, headers=AUTH)).status_code == 200
+        assert [r.line.split()[1] for r in running.model.received] == [
+            "/v1/messages/count_tokens", "/v1/models?limit=2", "/v1/models/claude-opus-5",
+        ]  # fmt: skip
+        assert running.rows() == []
+
+
+async def test_the_clis_greeting_is_answered_here_and_needs_nothing(tmp_path: Path) -> None:
+    async with gateway(tmp_path, streams(ANSWER)) as running:
+        assert (await running.client.head("/")).status_code == 200
+        assert (await running.client.get("/")).json() == {"status": "ok"}
+        assert running.model.received == []
+
+
+# -- refusing --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("headers", [
+    {}, {"authorization": "Bearer"}, {"authorization": "Basic abc"}, {"authorization": f"Bearer {TOKEN}x"},
+    {"x-api-key": REAL_KEY}, {"x-api-key": "y" * 20_000}, {"authorization": "Bearer \u00fc"},
+])  # fmt: skip
+async def test_without_a_workers_credential_nothing_passes(tmp_path: Path, headers: dict[str, str]) -> None:
+    async with gateway(tmp_path, streams(ANSWER)) as running:
+        encoded = [(k.encode(), v.encode("latin-1")) for k, v in headers.items()]
+        answer = await running.client.post(MESSAGES, content=body(), headers=encoded)
+        assert answer.status_code == 401
+        assert error_of(answer)["type"] == "authentication_error"
+        assert TOKEN not in answer.text
+        assert running.model.received == []
+        assert running.rows() == []
+
+
+@pytest.mark.parametrize(("method", "path"), [
+    ("POST", "/v1/messages/batches"), ("GET", "/v1/messages"), ("POST", "/v1/files"), ("DELETE", "/v1/models/x"),
+    ("GET", "/v1/organizations/usage_report/messages"), ("POST", "/v1/messages/"), ("POST", "//v1/messages"),
+    ("POST", "/v1/%6dessages"), ("GET", "/v1/models/../organizations"), ("GET", "/v1/models/%2e%2e"), ("PATCH", "/"),
+    ("GET", "/v1/models/a%2Fb"), ("POST", "/v1/complete"),
+])  # fmt: skip
+async def test_any_other_path_is_not_found(tmp_path: Path, method: str, path: str) -> None:
+    async with gateway(tmp_path, streams(ANSWER)) as running:
+        answer, _ = await running.connect(
+            f"{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: 0\r\n\r\n"
+        )
+        status, headers = await answer.head()
+        assert status == 404
+        assert headers["content-type"] == "application/json"
+        assert running.model.received == []
+
+
+@pytest.mark.parametrize(("content", "status"), [
+    (body("claude-sonnet-5"), 200),
+    (body("claude-opus-5"), 403),
+    (body("claude-sonnet-5", tools=[{"type": "advisor", "model": "claude-opus-5"}]), 403),
+    (body("claude-sonnet-5", tools=[{"name": "t", "input_schema": {"properties": {"model": {}}}}]), 200),
+    (b'{"model": "claude-sonnet-5", "model": "claude-opus-5"}', 400),
+    (b'{"model": "claude-opus-5", "model": "claude-sonnet-5"}', 400),
+    (b'{"model": "claude-opus-5", "mod\\u0065l": "claude-sonnet-5"}', 400),
+    (b'{"model": "claude-sonnet-5", "tools": [{"model": "claude-opus-5"}], "tools": []}', 400),
+    (b"{}", 400), (b"", 400), (b"[]", 400), (b'{"model": 1}', 400), (b"\xff", 400), (b'{"model": "sonnet"', 400),
+    ('{"model": "claude-sonnet-5"}'.encode("utf-16"), 400), (b'{"model": "sonnet' + b"x" * 300 + b'"}', 400),
+    (b'{"model": "sonnet", "model ": ' + b"[" * 5000 + b"]" * 5000 + b"}", 400),
+])  # fmt: skip
+@pytest.mark.parametrize("split", [False, True])
+async def test_a_team_gets_its_models_only(tmp_path: Path, content: bytes, status: int, split: bool) -> None:
+    async with gateway(tmp_path, streams(ANSWER), teams=RESTRICTED) as running:
+        answer, writer = await running.connect(request(len(content)))
+        half = len(content) // 2 if split else 0
+        writer.write(content[:half])
+        await asyncio.sleep(0.02 if split else 0)
+        writer.write(content[half:])
+        assert (await answer.head())[0] == status
+        assert [r.body for r in running.model.received] == ([content] if status == 200 else [])
+        assert len(running.rows()) == (status == 200)
+
+
+async def test_a_compressed_body_hides_its_model(tmp_path: Path) -> None:
+    async with gateway(tmp_path, streams(ANSWER)) as running:
+        assert (await running.post(content_encoding="gzip")).status_code == 400
+        assert running.model.received == []
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_body_over_the_limit_is_refused(tmp_path: Path, announced: bool) -> None:
+    async with gateway(tmp_path, streams(ANSWER), max_body_bytes=2000) as running:
+        data = body(text="x" * 3000)
+        head = len(data) if announced else "transfer-encoding: chunked"
+        answer, writer = await running.connect(request(head))
+        writer.write(data if announced else b"%x\r\n%b\r\n" % (len(data), data))
+        status, headers = await answer.head()
+        assert (status, headers["connection"]) == (413, "close")
+        assert running.model.received == []
+
+
+async def test_a_session_whose_team_was_deleted_is_refused(tmp_path: Path) -> None:
+    async with gateway(tmp_path, streams(ANSWER), caller=Caller("conv-a", "gone")) as running:
+        answer = await running.post()
+        assert (answer.status_code, error_of(answer)["code"]) == (403, "team_not_found")
+        assert running.model.received == []
+
+
+async def test_the_ceiling_stops_even_a_running_turn(tmp_path: Path) -> None:
+    budget = {"red": Policy(budget=Budget(usd=1.0, period="day"))}
+    async with gateway(tmp_path, streams(ANSWER), teams=budget, ceiling=150) as running:
+        assert (await running.post()).status_code == 200
+        running.spending.add("red", running.rows()[0]["began"], Counted(), 1.4)
+        assert (await running.post()).status_code == 200
+        running.spending.add("red", running.rows()[0]["began"], Counted(), 0.1)
+        answer = await running.post()
+        assert answer.status_code == 429
+        assert error_of(answer)["code"] == "budget_exceeded"
+        assert 0 < int(answer.headers["retry-after"]) <= 86_400
+        assert answer.headers["x-should-retry"] == "false"
+        assert len(running.model.received) == 2
+
+
+# -- writing down ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_request_becomes_one_row_of_what_the_api_said(tmp_path: Path) -> None:
+    frames = start(cache_read_input_tokens=1000, cache_creation_input_tokens=30,
+                   cache_creation={"ephemeral_1h_input_tokens": 10, "ephemeral_5m_input_tokens": 20})  # fmt: skip
+    async with gateway(tmp_path, streams(frames, delta("x"), finish())) as running:
+        await running.post()
+        (row,) = running.rows()
+        assert (row["team"], row["session"], row["pool"], row["model"], row["message"], row["status"]) == (
+            "red", "conv-a", "default", "claude-opus-5", "msg_1", 200,
+        )  # fmt: skip
+        counts = [row[k] for k in ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")]
+        assert counts == [10, 40, 1000, 20, 10]
+        assert row["cost"] == pytest.approx((10 * 5 + 40 * 25 + 1000 * 0.5 + 20 * 6.25 + 10 * 10) / 1e6)
+        assert row["flags"] == ""
+        assert running.spending.since("red", 0.0).cost_usd == pytest.approx(row["cost"])
+        labels = {"team": "red", "model": "claude-opus-5"}
+        assert running.counter("claude_gateway_cost_usd_total", **labels) == pytest.approx(row["cost"])
+
+
+async def test_it_is_written_before_the_worker_can_know_that_it_is_over(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.chunk(ANSWER)
+        await gate.wait()
+        await exchange.end()
+
+    async with gateway(tmp_path, script) as running:
+        data = body()
+        answer, _ = await running.connect(request(len(data)) + data.decode())
+        await answer.head()
+        assert await answer.chunk() == ANSWER
+        assert running.rows()[0]["output"] == 40
+        gate.set()
+
+
+async def test_an_answer_in_one_piece_is_metered(tmp_path: Path) -> None:
+    async def script(exchange: Exchange) -> None:
+        message = {
+            "id": "msg_2",
+            "model": "claude-haiku-4-5-20251001",
+            "usage": {"input_tokens": 3, "output_tokens": 4},
+        }
+        await exchange.whole(200, JSON, json.dumps(message).encode())
+
+    async with gateway(tmp_path, script) as running:
+        await running.post()
+        (row,) = running.rows()
+        assert (row["input"], row["output"], row["model"]) == (3, 4, "claude-haiku-4-5-20251001")
+        assert row["cost"] == pytest.approx((3 * 1 + 4 * 5) / 1e6)
+
+
+async def test_a_stream_that_the_model_cuts_is_cut_and_estimated(tmp_path: Path) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.chunk(start() + delta("word " * 80))
+        exchange.cut()
+
+    async with gateway(tmp_path, script) as running:
+        data = body()
+        answer, _ = await running.connect(request(len(data)) + data.decode())
+        assert (await answer.head())[0] == 200
+        with pytest.raises(asyncio.IncompleteReadError):
+            await answer.rest()
+        (row,) = await running.ended()
+        assert (row["input"], row["flags"]) == (10, "estimated")
+        assert 60 <= row["output"] <= 180
+
+
+async def test_a_worker_that_leaves_before_the_count_comes_pays_nevertheless(tmp_path: Path) -> None:
+    left = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.chunk(start() + delta("word " * 80))
+        await exchange.left()
+        left.set()
+
+    async with gateway(tmp_path, script) as running:
+        data = body()
+        answer, writer = await running.connect(request(len(data)) + data.decode())
+        await answer.head()
+        await answer.chunk()
+        writer.transport.abort()
+        async with asyncio.timeout(PATIENCE):
+            await left.wait()  # the model is told at once
+        (row,) = await running.ended()
+        assert (row["flags"], row["output"] > 50) == ("estimated", True)
+
+
+async def test_a_worker_that_leaves_before_the_answer_pays_for_its_prompt(tmp_path: Path) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.left()
+
+    async with gateway(tmp_path, script) as running:
+        data = body(text="x" * 4000)
+        _, writer = await running.connect(request(len(data)) + data.decode())
+        await until(lambda: bool(running.model.received))
+        writer.transport.abort()
+        (row,) = await running.ended()
+        assert (row["input"], row["flags"], row["status"]) == (len(data) // 4, "estimated", 0)
+
+
+async def test_an_unreachable_model_costs_nothing_and_is_worth_another_try(tmp_path: Path) -> None:
+    async with gateway(tmp_path, streams(ANSWER), url="http://127.0.0.1:9") as running:
+        answer = await running.post()
+        assert answer.status_code == 502
+        assert answer.headers["x-should-retry"] == "true"
+        assert "127.0.0.1" not in answer.text
+        assert running.rows()[0]["cost"] == 0.0
+
+
+async def test_an_answer_that_says_nothing_about_usage_is_flagged(tmp_path: Path) -> None:
+    async with gateway(tmp_path, streams(b"event: ping\ndata: {}\n\n")) as running:
+        await running.post()
+        assert running.rows()[0]["flags"] == "unmetered"
+        assert running.counter("claude_gateway_flagged_requests_total", flag="unmetered") == 1
+
+
+async def test_a_model_without_a_price_is_the_dearest(tmp_path: Path) -> None:
+    async with gateway(tmp_path, streams(start("brand-new") + finish())) as running:
+        await running.post()
+        (row,) = running.rows()
+        assert row["flags"] == "unknown-model"
+        assert row["cost"] == pytest.approx((10 * 15 + 40 * 75) / 1e6)
+
+
+@pytest.mark.parametrize(
+    "query", [b"a=\xff", b"a=%zz", b"%00", b"a#b", b"[", b"a=" + b"x" * 20_000, b"?", b"a=\xc3\xa9"]
+)
+async def test_an_odd_query_is_nobodys_failure(tmp_path: Path, query: bytes) -> None:
+    async with gateway(tmp_path, streams(ANSWER)) as running:
+        data = body()
+        answer, writer = await running.connect("")
+        writer.write(b"POST /v1/messages?" + query + b" HTTP/1.1\r\nhost: x\r\nx-api-key: " + TOKEN.encode())
+        writer.write(b"\r\ncontent-length: %d\r\n\r\n" % len(data) + data)
+        assert (await answer.head())[0] in (200, 400)

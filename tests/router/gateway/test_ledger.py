@@ -1,0 +1,157 @@
+"""Rows on disk: once each, whatever ends the process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from claude_router.gateway.ledger import Begun, Ended, Ledger, LedgerError, connect
+from claude_router.gateway.scan import Counted
+from claude_router.gateway.usage import Used, by_team_and_day, used
+
+DAY = 86_400.0
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(tmp_path / "deep" / "ledger.sqlite3")
+    assert ledger.open() == 0
+    yield ledger
+    ledger.close()
+
+
+def begun(number: int, when: float = 0.0, team: str = "red", session: str = "s", model: str = "m") -> Begun:
+    return Begun(f"gw_{number}", when, team, session, "pool", model)
+
+
+def ended(number: int, *, cost: float = 1.0, flags: str = "", model: str = "m") -> Ended:
+    return Ended(f"gw_{number}", 9.0, model, "msg", 200, Counted(10, 2, 30, 4, 5), cost, flags)
+
+
+def path_of(ledger: Ledger) -> Path:
+    assert ledger.flush()
+    return ledger._path
+
+
+def test_each_request_counts_once(ledger: Ledger) -> None:
+    for _ in range(3):
+        ledger.begin(begun(1))
+        ledger.end(ended(1))
+    ledger.end(ended(1, cost=7.0))
+    ledger.begin(begun(2))
+    assert used(path_of(ledger), "team") == [Used("red", 2, 1, 0, 49, 2, 30, 9, 1.0)]
+
+
+def test_by_day_team_session_and_model(ledger: Ledger) -> None:
+    rows = [(0.0, "red", "a", "m"), (DAY - 1, "blue", "b", "m"), (DAY, "red", "a", "n")]
+    for number, (when, team, session, model) in enumerate(rows):
+        ledger.begin(begun(number, when, team, session, model))
+        ledger.end(ended(number, model=model))
+    path = path_of(ledger)
+    assert [(u.key, u.requests, u.cost_usd) for u in used(path, "day")] == [
+        ("1970-01-01", 2, 2.0),
+        ("1970-01-02", 1, 1.0),
+    ]
+    assert [(u.key, u.requests) for u in used(path, "team")] == [("blue", 1), ("red", 2)]
+    assert [(u.key, u.requests) for u in used(path, "session")] == [("a", 2), ("b", 1)]
+    assert [(u.key, u.requests) for u in used(path, "model")] == [("m", 2), ("n", 1)]
+    assert [u.requests for u in used(path, "day", since=DAY - 1, until=DAY)] == [1]
+    assert [u.key for u in used(path, "session", team="blue")] == ["b"]
+    assert [u.key for u in used(path, "team", session="a")] == ["red"]
+    assert used(path, "team", team="' OR 1=1 --") == []
+    assert sorted((team, day, u.requests) for team, day, u in by_team_and_day(path, DAY - 1)) == [
+        ("blue", "1970-01-01", 1), ("red", "1970-01-02", 1),
+    ]  # fmt: skip
+
+
+def test_what_a_dead_process_has_left_is_lost_and_visible(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    first = Ledger(path)
+    first.open()
+    for number in range(3):
+        first.begin(begun(number))
+    first.end(ended(0))
+    first.close()
+    second = Ledger(path)
+    assert second.open() == 2
+    second.end(ended(1))  # too late: nothing that was written is written again
+    second.close()
+    assert used(path, "team") == [Used("red", 3, 0, 2, 49, 2, 30, 9, 1.0)]
+    third = Ledger(path)
+    assert third.open() == 0
+    third.close()
+
+
+def test_unmetered_requests_are_unpriced(ledger: Ledger) -> None:
+    for number, flags in enumerate(["unmetered", "estimated", "unmetered,unknown-model"]):
+        ledger.begin(begun(number))
+        ledger.end(ended(number, flags=flags))
+    assert used(path_of(ledger), "team")[0].unpriced == 2
+
+
+def test_two_gateways_do_not_share_one(ledger: Ledger) -> None:
+    with pytest.raises(LedgerError, match="another gateway"):
+        Ledger(path_of(ledger)).open()
+
+
+def test_a_file_that_is_no_ledger_is_told(tmp_path: Path) -> None:
+    (tmp_path / "odd").write_bytes(b"no database" * 1000)
+    with pytest.raises(LedgerError, match="cannot be used"):
+        Ledger(tmp_path / "odd").open()
+
+
+def test_it_waits_out_a_disk_that_fails(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("claude_router.gateway.ledger._RETRY_SECONDS", 0.01)
+    path = path_of(ledger)
+    with contextlib.closing(connect(path)) as db:
+        db.execute("ALTER TABLE requests RENAME TO away")
+        ledger.begin(begun(1))
+        ledger.end(ended(1))
+        assert not ledger.flush(0.2)
+        assert "no such table" in ledger.problem
+        db.execute("ALTER TABLE away RENAME TO requests")
+    assert used(path_of(ledger), "team")[0].requests == 1
+    assert ledger.problem == ""
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from claude_router.gateway.ledger import Begun, Ended, Ledger
+from claude_router.gateway.scan import Counted
+ledger = Ledger(Path(sys.argv[1]))
+ledger.open()
+for number in range(10**9):
+    ledger.begin(Begun(f"{number}", 0.0, "red", "s", "p", "m"))
+    ledger.end(Ended(f"{number}", 1.0, "m", "", 200, Counted(1), 1.0, ""))
+    if number % 50 == 0:
+        ledger.flush()
+        print(number, flush=True)
+"""
+
+
+def test_what_is_on_disk_survives_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True, env=env
+    ) as writer:
+        assert writer.stdout is not None
+        told = [int(writer.stdout.readline()) for _ in range(5)][-1]
+        writer.send_signal(signal.SIGKILL)
+    again = Ledger(path)
+    lost = again.open()
+    again.close()
+    (sums,) = used(path, "team")
+    assert sums.requests >= told + 1
+    assert sums.cost_usd == sums.requests - lost
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)

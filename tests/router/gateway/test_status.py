@@ -1,0 +1,175 @@
+"""What is written into ClaudeTeams' statuses, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+
+from claude_crds.errors import Status, Unavailable
+from claude_crds.resources import TEAMS
+from claude_crds.views import ClaudeTeam
+from claude_router.gateway.cluster import GatewayApi
+from claude_router.gateway.scan import Counted
+from claude_router.gateway.spending import Spending
+from claude_router.gateway.status import WRITE_SECONDS, TeamStatuses
+from crds.fake_api import PATIENCE, FakeApi, Json
+
+NOON = datetime(2028, 2, 29, 12, tzinfo=UTC).timestamp()
+
+
+class World:
+    """Teams, what they spend, a clock, and what was written (and so is seen in the teams)."""
+
+    def __init__(self, **specs: Json) -> None:
+        self.now = NOON
+        self.teams = {name: self.read(name, spec, {}) for name, spec in specs.items()}
+        self.spending = Spending()
+        self.written: list[tuple[str, Json]] = []
+        self.bell = asyncio.Event()
+        self.fail = False
+        self.statuses = TeamStatuses(lambda: self.teams.values(), self.spending, self.write, clock=lambda: self.now)
+
+    @staticmethod
+    def read(name: str, spec: Json, status: Json) -> ClaudeTeam:
+        body = {"metadata": {"name": name}, "spec": spec, "status": status}
+        return TEAMS.decoder.decode(msgspec.json.encode(body))
+
+    async def write(self, name: str, status: Json) -> None:
+        if self.fail:
+            raise Unavailable(Status("away"), "PATCH")
+        self.written.append((name, status))
+        spec = msgspec.to_builtins(self.teams[name].spec)
+        self.teams[name] = self.read(name, spec, status)
+        self.bell.set()
+
+    def spend(self, usd: float, team: str = "red") -> None:
+        self.spending.add(team, self.now, Counted(100, 10, 5), usd)
+
+    async def settle(self) -> list[tuple[str, Json]]:
+        """All that is due now, written."""
+        self.written = []
+        for name, status in self.statuses.due(self.now)[0]:
+            await self.statuses._put(name, status)
+        return self.written
+
+    def standing(self) -> dict[str, str]:
+        return {c["type"]: c["status"] for c in self.written[-1][1]["conditions"]}
+
+
+BUDGET: Json = {"budget": {"usd": 10, "period": "day", "warnPercent": 80}}
+
+
+@pytest.mark.asyncio
+async def test_usage_and_conditions_of_the_period() -> None:
+    world = World(red=BUDGET)
+    world.spend(2.5)
+    ((name, status),) = await world.settle()
+    assert name == "red"
+    assert status["usage"] == {"inputTokens": 105, "outputTokens": 10, "cachedTokens": 5, "costUSD": 2.5}
+    assert status["periodStart"] == "2028-02-29T00:00:00.000000Z"
+    assert world.standing() == {"BudgetExceeded": "False", "BudgetNear": "False"}
+    assert all(set(c) == {"type", "status", "reason", "message", "lastTransitionTime"} for c in status["conditions"])
+    assert await world.settle() == []
+
+
+@pytest.mark.asyncio
+async def test_figures_are_written_seldom_but_the_end_of_the_budget_at_once() -> None:
+    world = World(red=BUDGET)
+    await world.settle()
+    world.spend(1)
+    world.now += 1
+    assert await world.settle() == []
+    assert world.statuses.due(world.now)[1] == NOON + WRITE_SECONDS
+    world.spend(7)
+    assert len(await world.settle()) == 1
+    assert world.standing() == {"BudgetExceeded": "False", "BudgetNear": "True"}
+    world.spend(2)
+    assert len(await world.settle()) == 1
+    assert world.standing() == {"BudgetExceeded": "True", "BudgetNear": "True"}
+    assert "2028-03-01T00:00:00" in world.written[0][1]["conditions"][0]["message"]
+    world.spend(2)
+    assert await world.settle() == []
+    world.now += WRITE_SECONDS
+    before = {c.type: c.last_transition_time for c in world.teams["red"].status.conditions}
+    assert len(await world.settle()) == 1
+    assert {c.type: c.last_transition_time for c in world.teams["red"].status.conditions} == before
+
+
+@pytest.mark.asyncio
+async def test_a_new_period_begins_with_nothing() -> None:
+    world = World(red=BUDGET)
+    world.spend(12)
+    await world.settle()
+    _, wake = world.statuses.due(world.now)
+    assert wake == NOON + 3600
+    world.now = NOON + 12 * 3600
+    assert len(await world.settle()) == 1
+    assert world.standing() == {"BudgetExceeded": "False", "BudgetNear": "False"}
+    assert world.written[0][1]["usage"]["costUSD"] == 0
+    assert world.written[0][1]["periodStart"] == "2028-03-01T00:00:00.000000Z"
+
+
+@pytest.mark.asyncio
+async def test_a_raised_budget_counts_at_once() -> None:
+    world = World(red=BUDGET)
+    world.spend(12)
+    await world.settle()
+    status = msgspec.to_builtins(world.teams["red"].status)
+    world.teams["red"] = world.read("red", {"budget": {"usd": 100, "period": "day"}}, status)
+    world.now += 0.1
+    assert len(await world.settle()) == 1
+    assert world.standing()["BudgetExceeded"] == "False"
+
+
+@pytest.mark.asyncio
+async def test_a_write_that_fails_is_tried_again_in_a_moment() -> None:
+    world = World(red=BUDGET)
+    world.fail = True
+    assert await world.settle() == []
+    world.fail = False
+    assert await world.settle() == []
+    world.now += 2
+    assert len(await world.settle()) == 1
+
+
+@pytest.mark.asyncio
+async def test_it_writes_when_something_is_spent() -> None:
+    world = World(red=BUDGET, blue={})
+    task = asyncio.create_task(world.statuses.run())
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while len(world.written) < 2:
+                await world.bell.wait()
+                world.bell.clear()
+            assert {name for name, _ in world.written} == {"red", "blue"}
+            world.spend(11)
+            while len(world.written) < 3:
+                await world.bell.wait()
+                world.bell.clear()
+        assert world.written[-1][0] == "red"
+        assert world.standing()["BudgetExceeded"] == "True"
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+@pytest.mark.asyncio
+async def test_it_is_applied_to_the_status_by_its_own_manager() -> None:
+    async with FakeApi() as fake:
+        fake.put(TEAMS.path("ns"), {"metadata": {"name": "red"}, "spec": {}, "status": {"sessions": 3}})
+        async with GatewayApi(fake.loader) as api:
+            assert isinstance(api, GatewayApi)
+            status: dict[str, Any] = {"usage": {"costUSD": 1.5}}
+            await api.apply_team_status("ns", "red", status)
+            team = await api.get(TEAMS, "ns", "red")
+        request = fake.requests[0]
+        assert (request.method, request.path) == ("PATCH", TEAMS.path("ns", "red", "status"))
+        assert dict(request.query) == {"fieldManager": "gateway", "force": "true"}
+        assert request.headers["Content-Type"] == "application/apply-patch+yaml"
+        assert (team.status.sessions, team.status.usage.cost_usd) == (3, 1.5)
