@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 
 from claude_worker import cli
+from claude_worker.history import Node
 from claude_worker.ledger import Ledger
 from claude_worker.prefixes import EMPTY
 from claude_worker.settings import WorkerSettings
@@ -62,15 +63,20 @@ def arguments(ledger: Ledger, settings: WorkerSettings, setup: Setup, session: s
 async def flushed(ledger: Ledger, config_dir: Path) -> None:
     """Until the transcript on the volume holds what the conversation is at; the CLI writes it a little later."""
     node = ledger.nodes.get(ledger.state.tip)
-    path = cli.transcript_path(config_dir, node.session) if node else None
-    if node is None or path is None:
+    if node is None:
         return
     deadline = asyncio.get_running_loop().time() + _FLUSH_SECONDS
-    while not await asyncio.to_thread(_ends_with, path, node.uuid.encode()):
+    while not await asyncio.to_thread(_holds, config_dir, node):
         if asyncio.get_running_loop().time() > deadline:
             log.warning("the CLI has not written message %s", node.uuid)
             return
         await asyncio.sleep(_FLUSH_PAUSE_SECONDS)
+
+
+def _holds(config_dir: Path, node: Node) -> bool:
+    # A session's first turn may end before its transcript is there at all.
+    path = cli.transcript_path(config_dir, node.session)
+    return path is not None and _ends_with(path, node.uuid.encode())
 
 
 def _ends_with(path: Path, text: bytes) -> bool:

@@ -50,11 +50,13 @@ def test_prompt_and_continue_and_a_title_that_stays_apart(
     server: Server, asked: Asked, tmp_path: Path, name: str
 ) -> None:
     opencode = Opencode(tmp_path, server.url, name)
-    assert "grand hello" in opencode.run("::say grand hello")
+    # So long that the title has come by then: `opencode run` ends with the turn, and gives the title up.
+    prompt = "::sleep 5\n::say grand hello"
+    assert "grand hello" in opencode.run(prompt)
     assert "second answer" in opencode.run("-c", "::say second answer")
     assert asked.side_tasks, "opencode asked for a title, and got it from the model"
     assert all(entry["tools"] == [] for entry in asked.side_tasks), "an aside has no tools"
-    first, second = quoted("::say grand hello"), quoted("::say second answer")
+    first, second = quoted(prompt), quoted("::say second answer")
     assert [entry["prompts"] for entry in asked.turns] == [[first], [first, second]]
     assert [bool(own_tools(entry)) for entry in asked.turns] == [name != "claude-code-client"] * 2
     assert [{"bash", "edit"} <= client_tools(entry) for entry in asked.turns] == [name != "claude-code"] * 2
