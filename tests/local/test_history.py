@@ -67,7 +67,7 @@ def test_the_first_message_can_be_edited(client: httpx.Client, model: Model) -> 
     talker.say("::say one")
     talker.say("::say two")
     other = talker.branch(0)
-    assert other.say("::say one, edited") == "forked"
+    assert other.say("::say one, edited", headers={"x-claude-history": "full"}) == "forked"
     exact(model, other)
     assert talker.say("::say three") == "forked"
     exact(model, talker)
@@ -133,12 +133,12 @@ def test_such_a_client_may_say_the_same_again(client: httpx.Client, model: Model
     assert texts(last_told(model)) == ["::say yes"] * 3
 
 
-def test_such_a_client_beside_one_with_the_history_must_say_so(client: httpx.Client, model: Model) -> None:
+def test_such_a_client_beside_one_with_the_history_goes_on_where_that_is(client: httpx.Client, model: Model) -> None:
     talker = Talker(client)
     talker.say("::say one")
     talker.say("::say two")
     last = {"x-claude-history": "last"}
-    assert chat(client, "::say three", headers=last).headers["x-claude-history"] == "continued"
+    assert chat(client, "::say three").headers["x-claude-history"] == "continued"
     assert texts(last_told(model)) == ["::say one", "::say two", "::say three"]
     assert talker.say("::say four") == "forked"
     exact(model, talker)

@@ -208,6 +208,8 @@ def test_calls_outlive_a_worker_that_is_killed(alone: Server) -> None:
     with alone.client() as client:
         talk = Talk(client)
         (call,) = talk.call(f"{calls(('look', {}))}\n::results", **fields)
+        # Answered once the CLI has written its memory down, which it does some 60 ms later.
+        assert client.get(f"/conversations/{talk.ids[-1]}/messages").status_code == 200
         os.kill(worker_of(alone), signal.SIGKILL)
         assert json.loads(talk.give({call["id"]: "seen"}, **fields)) == ["seen"]
         assert talk.recall() == talk.prompts()[:1]

@@ -89,9 +89,13 @@ def test_an_edited_message_begins_where_its_history_ends() -> None:
 
 def test_an_edited_first_message_begins_anew() -> None:
     """Of a client that is known to send its whole history, in one way or another."""
-    for known, hints in ((knowing(*AB, full=True), Hints()), (knowing(*AB), FULL), (knowing(*AB), AGENT)):
+    for known, hints in ((knowing(*AB), FULL), (knowing(*AB), AGENT)):
         rule = run(classify(request(("user", "a2")), known, hints))
         assert (rule.kind, rule.base, texts(rule.new)) == ("edited", EMPTY, ["a2"])
+    with_system = request(("system", "s"), ("user", "a2"))
+    assert run(classify(with_system, knowing(*AB, full=True))).kind == "edited"
+    assert run(classify(with_system, knowing(*AB))).kind == "continued", "a person at a terminal"
+    assert run(classify(request(("user", "a2")), knowing(*AB, full=True))).kind == "continued", "another client"
     tools = request(("user", "a2"), tools=[{}])
     assert run(classify(tools, knowing(*AB))).kind == "edited"
 

@@ -196,8 +196,11 @@ def _after_assistant(messages: Sequence[Message]) -> int:
 def _sends_all(request: ChatRequest, turns: Sequence[Message], known: Known, hints: Hints) -> bool:
     if hints.sends:
         return hints.sends == "full"
-    agent = hints.client_session or bool(request.tools)
-    return has_history(turns) or known.full or (agent and known.established)
+    if has_history(turns):
+        return True
+    # One message alone: a person's next one, or the edited first one of a client that always sends its whole history.
+    agent = hints.client_session or bool(request.tools) or (known.full and bool(request.system_text()))
+    return agent and known.established
 
 
 def _continue(turns: Sequence[Message], known: Known, hints: Hints) -> Rule:
