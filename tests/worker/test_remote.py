@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from claude_worker import remote
 from claude_worker.openai.errors import ApiError
-from claude_worker.openai.request import ChatRequest, ImageUrl, Message, Part
+from claude_worker.openai.request import ImageUrl, Message, Part
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 
@@ -245,23 +245,24 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 async def test_remote_images_become_data_uris(fetched: list[str]) -> None:
     plain = Message("user", "x")
-    request = ChatRequest([plain, images("http://a/1", "data:image/png;base64,aGk=", "http://a/1", "HTTPS://a/2")])
-    found = await remote.inline_remote(request, True)
+    given = [plain, images("http://a/1", "data:image/png;base64,aGk=", "http://a/1", "HTTPS://a/2")]
+    found = await remote.inline_messages(given, True)
     uri = "data:image/png;base64," + base64.b64encode(PNG).decode()
-    parts = found.messages[1].parts
+    parts = found[1].parts
     assert [p.image_url.url for p in parts if p.image_url] == [uri, "data:image/png;base64,aGk=", uri, uri]
-    assert (parts[0].text, found.messages[0]) == ("look", plain)
+    assert (parts[0].text, found[0]) == ("look", plain)
     assert sorted(fetched) == ["HTTPS://a/2", "http://a/1"]
 
 
 async def test_nothing_remote_changes_nothing(fetched: list[str]) -> None:
-    request = ChatRequest([images("data:image/png;base64,aGk=")])
-    assert await remote.inline_remote(request, False) is request
+    given = images("data:image/png;base64,aGk=")
+    (same,) = await remote.inline_messages([given], False)
+    assert same is given
     assert fetched == []
 
 
 async def test_remote_images_that_are_not_allowed(fetched: list[str]) -> None:
-    code, _ = await failure(remote.inline_remote(ChatRequest([images("http://a/1")]), False))
+    code, _ = await failure(remote.inline_messages([images("http://a/1")], False))
     assert (code, fetched) == ("remote_image_not_allowed", [])
 
 

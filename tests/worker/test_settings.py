@@ -50,7 +50,6 @@ def test_refused_by_name(variable: str, value: str) -> None:
 def test_a_conversation_after_the_name_is_no_part_of_it(name: str, expected: Model | None) -> None:
     settings = load_settings({"MODEL": "sonnet", "TOOLS": "both"})
     assert settings.resolve(name) == expected
-    assert settings.model_for(name) == (expected.model if expected else None)
 
 
 def test_every_setting_is_explained() -> None:

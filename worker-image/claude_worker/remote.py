@@ -21,7 +21,6 @@ import msgspec
 from claude_worker.content import image_type, is_remote, remote_not_allowed
 from claude_worker.openai.errors import ApiError, bad_request
 from claude_worker.openai.messages import ImageUrl, Message, Part
-from claude_worker.openai.request import ChatRequest
 
 if TYPE_CHECKING:
     import httpx2
@@ -177,14 +176,6 @@ async def inline_messages(messages: Sequence[Message], allow: bool) -> tuple[Mes
         raise _refused(f"There are {len(urls)} remote images; at most {MOST_IMAGES} are fetched.")
     fetched = await _fetch_all(urls)
     return tuple(_inlined(message, fetched) for message in messages)
-
-
-async def inline_remote(request: ChatRequest, allow: bool) -> ChatRequest:
-    """The request with each remote image replaced by a data URI. Raises ApiError (400) when that is not allowed."""
-    messages = await inline_messages(request.messages, allow)
-    if all(new is old for new, old in zip(messages, request.messages, strict=True)):
-        return request
-    return msgspec.structs.replace(request, messages=list(messages))
 
 
 async def _fetch_all(urls: Sequence[str]) -> dict[str, str]:

@@ -119,11 +119,6 @@ class WorkerSettings:
         base = name.split(":", 1)[0]
         return model_names.resolve(base, model=self.model, models=self.models, tools=self.tools)
 
-    def model_for(self, name: str) -> str | None:
-        """What a requested model name means to the CLI; "" is its default. None: unknown name."""
-        found = self.resolve(name)
-        return None if found is None else found.model
-
 
 def load_settings(environ: Mapping[str, str]) -> WorkerSettings:
     """Read the settings. Raises SettingsError."""

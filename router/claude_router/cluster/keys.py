@@ -6,10 +6,10 @@ A folder that cannot be read or that has no valid key closes the endpoint: a sli
 from __future__ import annotations
 
 import logging
-import threading
 from pathlib import Path
 
 from claude_router.auth import ApiKeys
+from claude_router.poller import Poller
 from claude_router.settings import is_api_key
 
 log = logging.getLogger(__name__)
@@ -30,18 +30,8 @@ class KeyFolder:
         self._folder = folder
         self._seen: _Seen | None = None
         self._problem = ""
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._poll, name="api-keys", daemon=True)
-
-    def begin(self) -> None:
-        """Read them, and follow them in a thread. Blocks for the former."""
-        self.look()
-        self._thread.start()
-
-    def end(self) -> None:
-        """Follow them no more."""
-        self._stop.set()
-        self._thread.join()
+        following = Poller("API keys", self.look, POLL_SECONDS)
+        self.begin, self.end = following.begin, following.end
 
     def look(self) -> None:
         """Read them, if something has changed."""
@@ -91,10 +81,3 @@ class KeyFolder:
             log.error("the API key in the file %s is left out: it must be at least 8 printable ASCII characters", name)
             return ""
         return text
-
-    def _poll(self) -> None:
-        while not self._stop.wait(POLL_SECONDS):
-            try:
-                self.look()
-            except Exception:
-                log.exception("the API keys could not be followed")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from claude_router.gateway import errors
 from claude_router.gateway.callers import Caller
 from claude_router.gateway.teams import Policy
+from claude_router.poller import Poller
 
 log = logging.getLogger(__name__)
 
@@ -46,18 +46,8 @@ class Upstreams:
         self._shared: Upstream | None = None
         self._teams: dict[str, Upstream] = {}
         self._problem = ""
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._poll, name="upstreams", daemon=True)
-
-    def begin(self) -> None:
-        """Read them, and follow them in a thread. Blocks for the former."""
-        self.look()
-        self._thread.start()
-
-    def end(self) -> None:
-        """Follow them no more."""
-        self._stop.set()
-        self._thread.join()
+        following = Poller("the model's credentials", self.look, POLL_SECONDS)
+        self.begin, self.end = following.begin, following.end
 
     @property
     def problem(self) -> str:
@@ -109,13 +99,6 @@ class Upstreams:
             if value:
                 return None, f"{name} holds blanks or characters that fit in no header"
         return None, f"there is neither {_KEY} nor {_TOKEN}"
-
-    def _poll(self) -> None:
-        while not self._stop.wait(POLL_SECONDS):
-            try:
-                self.look()
-            except Exception:
-                log.exception("the model's credentials could not be followed")
 
 
 def _text(file: Path) -> str:

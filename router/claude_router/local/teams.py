@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from claude_crds.objects import Metadata
 from claude_crds.teams import Period, TeamNameError, team_name
 from claude_crds.views import Budget, ClaudeTeam, TeamSpec
 from claude_router.access import TeamSide
+from claude_router.poller import Poller
 from claude_router.teams import Teams
 
 log = logging.getLogger(__name__)
@@ -136,8 +136,7 @@ class TeamFiles:
         self._files = [Followed(keys, self._take_keys)] if keys else []
         if teams:
             self._files.append(Followed(teams, self._take_teams))
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._poll, name="teams", daemon=True)
+        self._following = Poller("teams and keys", self.look, POLL_SECONDS)
 
     def check(self) -> None:
         """Raises TeamsFileError and OSError if the teams cannot be read: not to be begun with. Blocks."""
@@ -152,13 +151,11 @@ class TeamFiles:
     @contextmanager
     def followed(self) -> Iterator[TeamSide]:
         """Read them, and follow them in a thread while the block runs."""
-        self.look()
-        self._thread.start()
+        self._following.begin()
         try:
             yield self.side
         finally:
-            self._stop.set()
-            self._thread.join()
+            self._following.end()
 
     def _take_keys(self, content: bytes | None) -> None:
         try:
@@ -173,10 +170,3 @@ class TeamFiles:
         if content is not None:
             self.side.teams.replace(teams := read_teams(content))
             log.info("%d teams are in force", len(teams))
-
-    def _poll(self) -> None:
-        while not self._stop.wait(POLL_SECONDS):
-            try:
-                self.look()
-            except Exception:
-                log.exception("teams and keys could not be followed")
