@@ -201,12 +201,15 @@ class Api:
         *,
         query: Mapping[str, str] | None = None,
         content_type: str = "",
+        accept: str = "",
     ) -> bytes:
         timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
         data = None if body is None else msgspec.json.encode(body)
-        kind = content_type or "application/json"
+        kinds = ({"Accept": accept} if accept else {}) | (
+            {} if data is None else {"Content-Type": content_type or "application/json"}
+        )
         try:
-            async with self._send(method, path, query=query, data=data, content_type=kind, timeout=timeout) as answer:
+            async with self._send(method, path, query=query, data=data, headers=kinds, timeout=timeout) as answer:
                 return await answer.read()
         except _FAILURES as error:
             raise _unreachable(error, f"{method} {path}") from error
@@ -220,22 +223,22 @@ class Api:
         query: Mapping[str, str] | None,
         timeout: aiohttp.ClientTimeout,
         data: bytes | None = None,
-        content_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer, if it is a good one. Only the start is guarded here: reading may raise aiohttp's own errors."""
         tried = f"{method} {path}"
         access = await self._current()
         for again in (True, False):
-            headers = {"Content-Type": content_type} if data is not None else {}
+            sent = dict(headers or {})
             if self._authorization:
-                headers["Authorization"] = self._authorization
+                sent["Authorization"] = self._authorization
             try:
                 answer = await self._http.request(
                     method,
                     access.server + path,
                     params={k: v for k, v in (query or {}).items() if v},
                     data=data,
-                    headers=headers,
+                    headers=sent,
                     timeout=timeout,
                     ssl=access.tls or True,
                     server_hostname=access.tls_name,

@@ -27,7 +27,8 @@ class GatewayApi(Api):
     async def public_keys(self) -> tuple[bytes, bytes]:
         """Discovery document and public keys of service account tokens. Raises ApiError."""
         discovery = await self._call("GET", "/.well-known/openid-configuration")
-        return discovery, await self._call("GET", "/openid/v1/jwks")
+        # It makes no other kind, and says 406 to those who ask for plain JSON.
+        return discovery, await self._call("GET", "/openid/v1/jwks", accept="application/jwk-set+json")
 
     async def apply_team_status(self, namespace: str, name: str, status: dict[str, Any]) -> None:
         """Server-side apply: what it says is the gateway's from now on, the rest of the status is others'."""
@@ -47,8 +48,8 @@ class Cluster:
         self.sessions = Reflector(api, SESSIONS, namespace)
         self.pools = Reflector(api, POOLS, namespace)
         self.teams = Reflector(api, TEAMS, namespace)
-        verifier = TokenVerifier(api.public_keys, audience=settings.audience, issuer=settings.issuer)
-        self.credentials: Credentials = PodCredentials(verifier, namespace, self.pods, self.sessions)
+        self._verifier = TokenVerifier(api.public_keys, audience=settings.audience, issuer=settings.issuer)
+        self.credentials: Credentials = PodCredentials(self._verifier, namespace, self.pods, self.sessions)
         self.policies: Teams = ClusterTeams(
             self.teams.get, self.pools.get, lambda: tuple(self.teams.items()), settings.small_models
         )
@@ -58,6 +59,7 @@ class Cluster:
         """Follow the API server."""
         for reflector in (self.pods, self.sessions, self.pools, self.teams):
             self._tasks.append(asyncio.create_task(_follow(reflector)))
+        self._tasks.append(asyncio.create_task(self._verifier.prepare()))
 
     async def close(self) -> None:
         """Follow it no more."""
@@ -69,7 +71,7 @@ class Cluster:
     def problem(self) -> str:
         """Why workers cannot be served; empty when they can. An API server that is away for a while is none."""
         reflectors = (self.pods, self.sessions, self.pools, self.teams)
-        return next((r.problem or "not listed yet" for r in reflectors if not r.synced), "")
+        return next((r.problem or "not listed yet" for r in reflectors if not r.synced), self._verifier.problem)
 
     async def write_status(self, team: str, status: dict[str, Any]) -> None:
         """See `claude_router.gateway.status.Write`."""

@@ -1,6 +1,6 @@
 """Service account tokens, checked here against the API server's public keys: no request to it for each call.
 
-The keys are fetched at the first token, anew when a token names one that is not known (at most every RETRY_SECONDS,
+The keys are fetched at the start, anew when a token names one that is not known (at most every RETRY_SECONDS,
 whatever is sent), and every REFRESH_SECONDS, so that one which was withdrawn is not believed for ever. While the API
 server is away the last ones hold.
 """
@@ -12,6 +12,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 AUDIENCE = "claude-code-api-gateway"
 RETRY_SECONDS = 10.0
+_FIRST_SECONDS = 1.0
 REFRESH_SECONDS = 300.0
 _LEEWAY_SECONDS = 10.0
 """Between the clocks of two nodes."""
@@ -108,6 +110,19 @@ class TokenVerifier:
         self._refresh: asyncio.Task[None] | None = None
         self._known: dict[bytes, PodIdentity] = {}
 
+    @property
+    def problem(self) -> str:
+        """Why no token can be checked; empty once keys are there, which then stay while the API server is away."""
+        return "" if self._keys is not None else "the API server's public keys were not had yet"
+
+    async def prepare(self) -> None:
+        """Fetch the keys before the first token comes; returns once they are there."""
+        while self._keys is None:
+            with suppress(_Unavailable):
+                await self._fetched()
+                return
+            await asyncio.sleep(_FIRST_SECONDS)
+
     async def verify(self, token: str) -> PodIdentity:
         """The pod that the token is bound to. Raises ApiError (401, 503)."""
         self._refresh_if_old()
@@ -162,7 +177,8 @@ class TokenVerifier:
         """The keys, fetched now unless that was tried a moment ago. Raises _Unavailable if there are none at all."""
         async with self._fetching:
             now = self._monotonic()
-            if self._tried_at is None or now - self._tried_at >= RETRY_SECONDS:
+            wait = RETRY_SECONDS if self._keys is not None else _FIRST_SECONDS
+            if self._tried_at is None or now - self._tried_at >= wait:
                 self._tried_at = now
                 try:
                     self._keys = read_keys(*await self._fetch(), self._issuer)

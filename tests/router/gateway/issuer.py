@@ -81,5 +81,8 @@ class SigningApi(FakeApi):
         if request.path == "/.well-known/openid-configuration":
             return web.Response(body=discovery, content_type="application/json")
         if request.path == "/openid/v1/jwks":
+            # The real one makes nothing else, though it takes */*.
+            if request.headers.get("Accept") not in ("application/jwk-set+json", "*/*"):
+                return web.Response(status=406, text="Available representations: application/jwk-set+json")
             return web.Response(body=jwks, content_type="application/jwk-set+json")
         return await super()._handle(request)
