@@ -77,11 +77,11 @@ class Cluster:
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     @contextmanager
-    def forwarded(self, pod: str, port: int) -> Iterator[str]:
-        """One pod's port, through the API server."""
+    def forwarded(self, target: str, port: int) -> Iterator[str]:
+        """The port of a pod, or of one behind `service/NAME`, through the API server."""
         command = [str(tools.find("kubectl")), f"--kubeconfig={self.kubeconfig}", f"--namespace={self.namespace}"]
         process = subprocess.Popen(
-            [*command, "port-forward", f"pod/{pod}", f":{port}"],
+            [*command, "port-forward", target if "/" in target else f"pod/{target}", f":{port}"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -157,7 +157,7 @@ def install(cluster: Cluster, *more: str, **chosen: Any) -> None:
     cluster.helm("upgrade", "--install", RELEASE, str(CHART), "--wait", "--timeout=4m", *values(**chosen), *more)
 
 
-def model_manifest() -> str:
+def model_manifest(*, with_secret: bool = True) -> str:
     """The scripted model, from the router's image."""
     labels = {"app": "model"}
     container = {
@@ -181,7 +181,7 @@ def model_manifest() -> str:
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "anthropic"},
         "stringData": {"ANTHROPIC_API_KEY": "sk-scripted"},
     }  # fmt: skip
-    return yaml.safe_dump_all([deployment, service, secret])
+    return yaml.safe_dump_all([deployment, service, *([secret] if with_secret else [])])
 
 
 @contextmanager

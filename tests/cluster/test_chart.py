@@ -29,7 +29,6 @@ from cluster.chart import (
 pytestmark = [pytest.mark.cluster]
 FOREIGN = {"HTTPRoute", "ServiceMonitor", "PodMonitor"}
 """Kinds that the test cluster does not know: only their shape is looked at, not by their own definitions."""
-OF_THE_GATEWAY = {"StatefulSet", "ClaudeTeam"}
 
 ROUTER_RIGHTS = {
     "claude-code-api.io/claudesessions": {"get", "list", "watch", "create", "patch", "delete"},
@@ -101,7 +100,7 @@ def test_the_definitions_are_the_repository_s_own(helm: Commands, tmp_path: Path
 def test_the_api_server_takes_the_default(commands: Commands, namespace: str, plain: list[Json]) -> None:
     done = dry_run(commands, namespace, plain)
     assert done.returncode == 0, done.stderr
-    assert not {o["kind"] for o in plain} & {"Ingress", "HorizontalPodAutoscaler", *OF_THE_GATEWAY, *FOREIGN}
+    assert not {o["kind"] for o in plain} & {"Ingress", "HorizontalPodAutoscaler", "ClaudeTeam", *FOREIGN}
 
 
 @pytest.mark.usefixtures("definitions")
@@ -132,7 +131,7 @@ def test_the_shape_of_what_the_test_cluster_does_not_know(whole: list[Json]) -> 
     assert pods["selector"]["matchExpressions"][0]["values"] == ["operator"]
 
 
-@pytest.mark.parametrize(("values", "count"), [("plain", 4), ("whole", 4), ("guarded", 5)])
+@pytest.mark.parametrize(("values", "count"), [("plain", 5), ("whole", 4), ("guarded", 5)])
 def test_every_pod_meets_the_restricted_standard(
     commands: Commands, namespace: str, values: str, count: int, request: pytest.FixtureRequest
 ) -> None:
@@ -162,7 +161,7 @@ def test_rights_are_those_of_the_contract_and_no_others(plain: list[Json], guard
     [secrets] = [rule for o in plain if o["kind"] == "Role" for rule in o["rules"] if "secrets" in rule["resources"]]
     assert secrets["resourceNames"] == [shard_name(n) for n in range(SHARDS)], "those with keys' hashes only"
     roles = [o["metadata"]["name"] for o in plain if o["kind"] == "Role"]
-    assert roles == ["claude-code-api-operator", "claude-code-api-router"]
+    assert roles == ["claude-code-api-gateway", "claude-code-api-operator", "claude-code-api-router"]
     crds = next(o for o in plain if o["kind"] == "ClusterRole")
     assert rights(crds) == CRD_RIGHTS
     assert crds["rules"][0]["resourceNames"] == [

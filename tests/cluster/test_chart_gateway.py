@@ -32,7 +32,7 @@ def sources(made: Json) -> dict[str, Any]:
 
 
 def test_off_there_is_nothing_of_it(helm: Commands) -> None:
-    objects = render(helm, "--set=workerKey.existingSecret=k")
+    objects = render(helm, "--set=workerKey.existingSecret=k", "--set=gateway.enabled=false")
     text = json.dumps([o for o in objects if o["kind"] != "CustomResourceDefinition"])
     assert "gateway" not in text.lower()
     assert "ClaudeTeam" not in {o["kind"] for o in objects}

@@ -13,7 +13,9 @@ from cluster.policies import Place, allowed, matches, selecting
 
 NAMESPACE = "claude"
 SESSION = ClaudeSession(metadata=Metadata(name="s", uid="u"), spec=SessionSpec(conversation_id="c"))
-GATEWAY = ("--set=gateway.enabled=true", "--set=anthropic.existingSecret=anthropic")
+GATEWAY = ("--set=anthropic.existingSecret=anthropic",)
+OFF = "--set=gateway.enabled=false"
+CLOSED = "--set=networkPolicy.workerInternet=false"
 FROM_INGRESS = (
     "--set=networkPolicy.routerIngressFrom[0].namespaceSelector.matchLabels.kubernetes\\.io/metadata\\.name=ingress"
 )
@@ -61,7 +63,7 @@ class Net:
 
 @pytest.fixture(scope="module")
 def off(helm: Commands) -> Net:
-    return Net(render(helm, FROM_INGRESS))
+    return Net(render(helm, FROM_INGRESS, OFF))
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +75,8 @@ YES, NO = True, False
 # From, to, port, and whether it is allowed without a gateway, and with one (None: there is no such end).
 FLOWS: list[tuple[str, str, int, bool | None, bool]] = [
     # A worker reaches the model's way, and nothing of the cluster's.
-    ("worker", "internet", 443, YES, NO),
-    ("worker", "internet-6", 443, YES, NO),
+    ("worker", "internet", 443, YES, YES),
+    ("worker", "internet-6", 443, YES, YES),
     ("worker", "internet", 80, NO, NO),
     ("worker", "internet", 22, NO, NO),
     ("worker", "gateway", 8090, None, YES),
@@ -165,18 +167,13 @@ def test_every_pod_of_ours_is_isolated_both_ways(on: Net) -> None:
         assert len(selecting(on.policies, on.places[name], "egress")) == 1, name
 
 
-def test_workers_of_a_gateway_may_be_given_the_internet(helm: Commands) -> None:
-    net = Net(render(helm, *GATEWAY, "--set=networkPolicy.workerInternet=true"))
-    assert net.flows("worker", "internet", 443)
-    assert net.flows("worker", "gateway", 8090)
-    for target, port in (("metadata", 443), ("api-service", 443), ("spare", 443), ("gateway", 8091)):
-        assert not net.flows("worker", target, port)
-
-
-def test_workers_without_a_gateway_may_be_kept_from_it(helm: Commands) -> None:
-    net = Net(render(helm, "--set=networkPolicy.workerInternet=false"))
+@pytest.mark.parametrize("more", [(), (OFF,)])
+def test_workers_may_be_kept_from_the_internet(helm: Commands, more: tuple[str, ...]) -> None:
+    net = Net(render(helm, *GATEWAY, CLOSED, *more))
     assert not net.flows("worker", "internet", 443)
+    assert not net.flows("worker", "internet-6", 443)
     assert net.flows("worker", "dns", 53, "UDP")
+    assert more or net.flows("worker", "gateway", 8090)
 
 
 def test_more_may_be_allowed_by_values(helm: Commands) -> None:
