@@ -7,7 +7,6 @@ with everything that a request of a worker meets, but for the API server.
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import os
 import secrets
@@ -22,7 +21,6 @@ from typing import cast
 from urllib.parse import urlsplit
 
 import jwt
-import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from bench.load import Connection, on_loop, percentile, run
@@ -36,6 +34,7 @@ from claude_router.gateway.ledger import Ledger
 from claude_router.gateway.meter import Meter
 from claude_router.gateway.metrics import GatewayMetrics
 from claude_router.gateway.relay import Relay
+from claude_router.gateway.serve import server
 from claude_router.gateway.spending import Spending
 from claude_router.gateway.teams import Policy, StaticTeams
 from claude_router.gateway.upstreams import Upstreams
@@ -78,7 +77,7 @@ def measure(report: Report, folder: Path, *, scale: float) -> None:
         on_loop(_long(report, services, keys, max(1, round(_LONG_ROUNDS * scale))))
         grown = resident_bytes(gateway.pid)
         mib = 1024 * 1024
-        report.add(Figure("memory", "gateway after its load", grown / mib, "MiB", Limit("before it", fresh / mib)))
+        report.add(Figure("gateway", "memory after its load", grown / mib, "MiB", Limit("before it", fresh / mib)))
 
 
 def _claims() -> dict[str, object]:
@@ -117,9 +116,9 @@ async def _short(
     p99 = {name: percentile(found, 0.99) * 1000 for name, found in taken.items()}
     at = f"{streams} stream{'s' if streams > 1 else ''}"
     near = Goal(f"at most +{_ADDED_MS} ms", p50[GATEWAY] - p50[DIRECT] <= _ADDED_MS) if streams == 1 else None
-    _add(report, f"gateway, {at}, p50", "ms", p50, DIRECT, near)
-    _add(report, f"gateway, {at}, p99", "ms", p99, DIRECT, None)
-    _add(report, f"gateway, {at}, answers a second", "/s", {n: statistics.median(r) for n, r in rates.items()}, DIRECT)
+    _add(report, f"{at}, p50", "ms", p50, DIRECT, near)
+    _add(report, f"{at}, p99", "ms", p99, DIRECT, None)
+    _add(report, f"{at}, answers a second", "/s", {n: statistics.median(r) for n, r in rates.items()}, DIRECT)
 
 
 async def _long(report: Report, services: Mapping[str, Service], keys: Mapping[str, str], rounds: int) -> None:
@@ -133,13 +132,13 @@ async def _long(report: Report, services: Mapping[str, Service], keys: Mapping[s
                 found.append(LONG_CHUNKS / (await connection.send(prepared)).whole)
     medians = {name: statistics.median(found) for name, found in rates.items()}
     goal = Goal(f"at least {_AT_LEAST:.0%} of the router's relay", medians[GATEWAY] >= _AT_LEAST * medians[ROUTER])
-    _add(report, f"gateway, one stream of {LONG_CHUNKS:,} chunks at full speed", "chunks/s", medians, ROUTER, goal)
+    _add(report, f"one stream of {LONG_CHUNKS:,} chunks at full speed", "chunks/s", medians, ROUTER, goal)
 
 
 def _add(
     report: Report, what: str, unit: str, values: Mapping[str, float], beside: str, goal: Goal | None = None
 ) -> None:
-    report.add(Figure("relay", what, values[GATEWAY], unit, Limit(beside, values[beside]), goal))
+    report.add(Figure("gateway", what, values[GATEWAY], unit, Limit(beside, values[beside]), goal))
 
 
 # -- the processes ---------------------------------------------------------------------------------------------------
@@ -238,14 +237,10 @@ async def _gateway(port: int, url: str, folder: Path) -> None:
     teams = StaticTeams({"red": Policy(models=("sonnet",))})
     relay = Relay(Meter(ledger, prices.read(), Spending(), metrics, teams.known), metrics)
     app = GatewayApp(_Pods(os.environ["JWKS"].encode()), teams, upstreams, relay, metrics, max_body_bytes=1 << 25)
-    server = uvicorn.Server(uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", http="httptools", ws="none", server_header=False,
-    ))  # fmt: skip
-    gc.collect()
-    gc.freeze()
-    serving = asyncio.create_task(server.serve([listen("127.0.0.1", port)]))
+    running = server(app, 1)
+    serving = asyncio.create_task(running.serve([listen("127.0.0.1", port)]))
     await asyncio.to_thread(sys.stdin.read)
-    server.should_exit = server.force_exit = True
+    running.should_exit = running.force_exit = True
     await serving
     await relay.close()
     ledger.close()

@@ -6,18 +6,15 @@ It wants the keys in API_KEYS.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import sys
 from collections.abc import Collection, Sequence
-
-import uvicorn
 
 from bench.load import on_loop
 from claude_crds.settings import load
 from claude_router.app import create_app
 from claude_router.logs import configure
-from claude_router.serving import listen
+from claude_router.serving import listen, server_of
 from claude_router.sessions import ConversationKey, Lease, PoolStats, SessionView
 from claude_router.settings import RouterSettings
 
@@ -64,11 +61,7 @@ async def _serve(port: int, upstream: str) -> None:
     settings = load(RouterSettings, {"PORT": str(port), "API_KEYS": os.environ["API_KEYS"]})
     configure(settings.log_format)
     app = create_app(settings, OneUpstream(upstream), version="bench")
-    server = uvicorn.Server(uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="on", http="httptools", ws="none", server_header=False,
-    ))  # fmt: skip
-    gc.collect()
-    gc.freeze()
+    server = server_of(app, grace=1)
     serving = asyncio.create_task(server.serve([listen(settings.host, settings.port)]))
     await asyncio.to_thread(sys.stdin.read)
     server.should_exit = server.force_exit = True

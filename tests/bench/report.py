@@ -14,7 +14,8 @@ import claude_crds
 from claude_worker.cli import bundled_version
 
 _TITLES = {
-    "turn": "## Turns", "history": "## History", "relay": "## Relay", "memory": "## Memory",
+    "turn": "## Turns", "history": "## History", "relay": "## Relay", "gateway": "## Gateway",
+    "teams": "## Teams", "memory": "## Memory",
     "start": "### To the first token", "hot": "### Turns, and what they write", "held": "### Memory held",
 }  # fmt: skip
 _HEAD = "| | figure | beside | of the two | goal | |\n|---|---:|---:|---:|---|---|"

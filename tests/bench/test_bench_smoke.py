@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import first_turns, history, memory, relay, turns
+from bench import first_turns, gateway, history, memory, relay, teams, turns
 from bench.load import Connection, NotAnAnswer, check, dechunked, percentile, request
 from bench.processes import environment, service
 from bench.report import CLUSTER, LOCAL, Figure, Goal, Limit, Report, write
@@ -41,6 +41,11 @@ RELAY = [
     "router, 64 streams whose chunks come one by one", "router, chunks one by one for a second of one core",
     "router after the load above",
 ]  # fmt: skip
+GATEWAY = [
+    *(f"{at}, {what}" for at in ("1 stream", "16 streams") for what in ("p50", "p99", "answers a second")),
+    "one stream of 100,000 chunks at full speed", "memory after its load",
+]  # fmt: skip
+TEAMS = ["a key looked up among 100, p50", "one team's 10 conversations listed, of 100, p50"]
 MEMORY = [
     "router, idle", "worker shim after its first turn", "worker shim after 3 more turns", "router after 3 more turns",
     "router with 120 suspended conversations", "a page of 100 of them listed, p50", "all 120 listed, page by page",
@@ -69,6 +74,18 @@ def test_the_relay_gives_its_figures(tmp_path: Path) -> None:
     report = Report()
     relay.measure(report, tmp_path, peer=False, scale=0.03)
     assert names(report) == RELAY
+
+
+def test_the_gateway_gives_its_figures(tmp_path: Path) -> None:
+    report = Report()
+    gateway.measure(report, tmp_path, scale=0.03)
+    assert names(report) == GATEWAY
+
+
+def test_teams_give_their_figures(tmp_path: Path) -> None:
+    report = Report()
+    teams.measure(report, tmp_path, keys=100, conversations=100)
+    assert names(report) == TEAMS
 
 
 def test_memory_gives_its_figures(tmp_path: Path) -> None:
