@@ -22,7 +22,12 @@ NO_PROVIDER = 3
 CHANGING = ("up", "down", "build", "tool")
 """Verbs that wait for one another."""
 
-IMAGES = {"router": "router/Dockerfile", "operator": "operator/Dockerfile", "worker": "worker-image/Dockerfile"}
+IMAGES = {
+    "router": "router/Dockerfile",
+    "operator": "operator/Dockerfile",
+    "worker": "worker-image/Dockerfile",
+    "egress": "egress-image/Dockerfile",
+}
 """The product's images: part → Dockerfile."""
 
 
