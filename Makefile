@@ -49,7 +49,7 @@ kubeconfig: $(ENV_READY) ## Print the kubeconfig's path
 	@$(CLUSTER) kubeconfig
 
 .PHONY: images
-images: $(ENV_READY) ## Build the images of router, operator and worker, and bring them to the cluster
+images: $(ENV_READY) ## Build all images, and bring them to the cluster
 	@$(CLUSTER) images
 
 .PHONY: deploy
@@ -77,7 +77,7 @@ check: $(ENV_READY) ## Format, lint, types, layering, lock and documentation
 
 .PHONY: test-unit
 test-unit: $(ENV_READY) ## Fast tests: no CLI, no network but loopback
-	@$(PYTEST) -q tests/crds tests/operator tests/router tests/worker
+	@$(PYTEST) -q tests/crds tests/operator tests/router tests/worker tests/hostile
 
 .PHONY: test-local
 test-local: $(ENV_READY) $(NPM_READY) ## The real CLI with real clients and a scripted model
@@ -126,8 +126,9 @@ docs: $(ENV_READY) ## Write the settings table of the README anew
 .PHONY: lock
 lock: $(ENV_READY) ## Resolve all dependencies anew into the lock files
 	@$(BIN)/uv pip compile pyproject.toml --extra dev $(LOCK) -o requirements.lock
-	@for part in local router operator worker; do \
-		$(BIN)/uv pip compile pyproject.toml --extra $$part $(LOCK) -c requirements.lock -o requirements-$$part.lock; done
+	@for part in local "router --extra clouds" operator worker; do \
+		$(BIN)/uv pip compile pyproject.toml --extra $$part $(LOCK) -c requirements.lock \
+			-o requirements-$${part%% *}.lock; done
 	@$(BIN)/uv pip compile tests/bench/litellm.in --override tests/bench/litellm.override $(LOCK) -o tests/bench/litellm.lock
 	@cd tests/npm && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund --silent
 

@@ -13,15 +13,18 @@ FOLDERS = {
     "claude_crds": "crds", "claude_operator": "operator", "claude_router": "router", "claude_worker": "worker-image",
 }  # fmt: skip
 
-SPOKEN = ("claude_worker.openai", "claude_worker.anthropic", "claude_worker.dialect", "claude_worker.prefixes")
-"""What router and worker both know: the APIs, and the hash that names a history."""
+SPOKEN = (
+    "claude_worker.openai", "claude_worker.anthropic", "claude_worker.bounds", "claude_worker.connections",
+    "claude_worker.dialect", "claude_worker.prefixes",
+)  # fmt: skip
+"""What router and worker both know: the APIs, HTTP under them, and the hash that names a history."""
 
 # What of ours each package may import; a prefix covers what lies below it.
 ARROWS = {
     "claude_crds": (),
     "claude_operator": ("claude_crds",),
     "claude_router": ("claude_crds", "claude_operator.decide", *SPOKEN),
-    "claude_worker": ("claude_crds.model_names", "claude_crds.names", "claude_crds.settings"),
+    "claude_worker": ("claude_crds.git", "claude_crds.model_names", "claude_crds.names", "claude_crds.settings"),
 }
 FORBIDDEN = {
     "claude_router": ("kopf",),

@@ -158,10 +158,12 @@ class Api:
                 raise Conflict(error.status, f"PATCH {path}") from error
             raise
 
-    async def apply(self, resource: Resource[T], namespace: str, body: Mapping[str, Any], *, manager: str) -> T:
+    async def apply(
+        self, resource: Resource[T], namespace: str, body: Mapping[str, Any], *, manager: str, subresource: str = ""
+    ) -> T:
         """Server-side apply, with force: what `body` says belongs to `manager` from now on. Makes what is not there."""
         whole = {"apiVersion": resource.api_version, "kind": resource.kind, **body}
-        path = resource.path(namespace, body["metadata"]["name"])
+        path = resource.path(namespace, body["metadata"]["name"], subresource)
         query = {"fieldManager": manager, "force": "true"}
         return resource.decoder.decode(await self._call("PATCH", path, whole, query=query, content_type=_APPLY_PATCH))
 

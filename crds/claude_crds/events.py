@@ -23,6 +23,16 @@ class Step(StrEnum):
     FAILED = "Failed"
 
 
+class Notice(StrEnum):
+    """Reasons of the Events about a team; all but BUDGET_RESET are warnings."""
+
+    BUDGET_NEAR = "BudgetNear"
+    BUDGET_EXCEEDED = "BudgetExceeded"
+    BUDGET_RESET = "BudgetReset"
+    KEY_EXPIRING = "KeyExpiring"
+    KEY_EXPIRED = "KeyExpired"
+
+
 class Cause(StrEnum):
     """Why no worker can be started: the reason of the condition Ready=False, whose message says what to do."""
 
@@ -36,11 +46,20 @@ class Cause(StrEnum):
     SECRET_MISSING = "SecretNotFound"
     KEY_REFUSED = "KeyRefused"
     CRASHED = "WorkerFailed"
+    CLONE = "WorkspaceNotCloned"
+    CLONING = "WorkspaceCloning"
     API = "ApiUnavailable"
 
 
 def event(
-    resource: Resource[Any], about: Object, reason: str, message: str, *, now: float, warning: bool = False
+    resource: Resource[Any],
+    about: Object,
+    reason: str,
+    message: str,
+    *,
+    now: float,
+    warning: bool = False,
+    component: str = OPERATOR,
 ) -> dict[str, Any]:
     """The body of an Event about that object, to create in its namespace. `now` is Unix time."""
     time = timestamp(now)
@@ -58,8 +77,8 @@ def event(
         "reason": reason,
         "message": message,
         "type": "Warning" if warning else "Normal",
-        "source": {"component": OPERATOR},
-        "reportingComponent": OPERATOR,
+        "source": {"component": component},
+        "reportingComponent": component,
         "firstTimestamp": time,
         "lastTimestamp": time,
         "count": 1,

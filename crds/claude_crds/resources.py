@@ -36,20 +36,28 @@ SESSION_LABEL = f"{GROUP}/session"
 """Name of the ClaudeSession that it is bound to. Absent: a warm spare's."""
 SESSION_UID_LABEL = f"{GROUP}/session-uid"
 """Its uid: one that was deleted and begun anew has the same name."""
+TEAM_LABEL = f"{GROUP}/team"
+"""Name of the ClaudeTeam whose session it is, if it is one's."""
 TEMPLATE_LABEL = f"{GROUP}/template"
 """Hash of what a pod was made from; another than the pool's present one: the pod is stale."""
 CONVERSATION_ANNOTATION = f"{GROUP}/conversation"
 """The conversation's id, for people: it may be no label. Nothing reads it."""
+GIT_ANNOTATION = f"{GROUP}/workspace-git"
+"""On a worker pod that clones: from where, for people."""
 
 TIPS_ANNOTATION = TIPS
 """On a ClaudeSession whose id was generated: the ends of its latest answers' histories. Routers write and read it."""
 
 WORKER_CONTAINER = WORKER
+GIT_CONTAINER = "workspace-git"
+"""The init container that clones a new workspace."""
 WORKER_PORT = 8080
 PORT_NAME = "http"
 
 READY_CONDITION = "Ready"
 """The condition type that all of ours have: its reason and message say why not."""
+CLONED_CONDITION = "WorkspaceCloned"
+"""Of a ClaudeSession whose workspace comes from git: its message says which commit, or why not."""
 
 
 class Phase(StrEnum):
@@ -127,7 +135,8 @@ def labels(pool: str, session: ClaudeSession | None = None) -> Mapping[str, str]
 
 def binding(session: ClaudeSession) -> Mapping[str, str]:
     """The labels that bind a pod or claim to a session."""
-    return {SESSION_LABEL: session.name, SESSION_UID_LABEL: session.metadata.uid}
+    team = {TEAM_LABEL: session.spec.team} if session.spec.team else {}
+    return {SESSION_LABEL: session.name, SESSION_UID_LABEL: session.metadata.uid, **team}
 
 
 WORKERS_SELECTOR = f"{NAME_LABEL}={APP},{COMPONENT_LABEL}={WORKER}"

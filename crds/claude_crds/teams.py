@@ -26,6 +26,7 @@ class Aspect(StrEnum):
     BUDGET_EXCEEDED = "BudgetExceeded"
     BUDGET_NEAR = "BudgetNear"
     KEY_EXPIRING = "KeyExpiring"
+    KEY_EXPIRED = "KeyExpired"
 
 
 class Period(StrEnum):

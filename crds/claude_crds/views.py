@@ -33,6 +33,26 @@ class Usage(Frozen, frozen=True):
     cost_usd: float = msgspec.field(default=0.0, name="costUSD")
 
 
+class SecretName(Frozen, frozen=True):
+    name: str
+
+
+class Git(Frozen, frozen=True):
+    """What a workspace is cloned from; `depth` 0: all of its history."""
+
+    url: str
+    ref: str = ""
+    depth: int = 0
+    secret_ref: SecretName | None = None
+
+
+class Beginning(Frozen, frozen=True):
+    """How a session's workspace begins, if not as its pool says."""
+
+    git: Git | None = None
+    empty: bool = False
+
+
 class SessionSpec(Frozen, frozen=True):
     conversation_id: str = msgspec.field(name="conversationID")
     tenant: str = "default"
@@ -41,6 +61,7 @@ class SessionSpec(Frozen, frozen=True):
     desired_state: str = "Running"
     last_request_time: datetime | None = None
     workspace_claim_name: str = ""
+    workspace: Beginning = Beginning()
 
 
 class SessionStatus(Frozen, frozen=True):
@@ -77,6 +98,8 @@ class Workspace(Frozen, frozen=True):
     storage_class_name: str = ""
     size: str = "10Gi"
     access_modes: tuple[str, ...] = ("ReadWriteOnce",)
+    git: Git | None = None
+    git_hosts: tuple[str, ...] = ()
 
 
 class SecretRef(Frozen, frozen=True):
@@ -87,6 +110,10 @@ class SecretRef(Frozen, frozen=True):
 class Anthropic(Frozen, frozen=True):
     secret_ref: SecretRef | None = None
     base_url: str = msgspec.field(default="", name="baseURL")
+
+
+class Egress(Frozen, frozen=True):
+    allow: tuple[str, ...] = ()
 
 
 class ConfigMapRef(Frozen, frozen=True):
@@ -131,6 +158,7 @@ class PoolSpec(Frozen, frozen=True):
     remote_images: bool = False
     claude: ClaudeConfiguration = ClaudeConfiguration()
     anthropic: Anthropic = Anthropic()
+    egress: Egress = Egress()
 
 
 class PoolStatus(Frozen, frozen=True):
@@ -154,10 +182,6 @@ class Budget(Frozen, frozen=True):
     usd: float
     period: str = "month"
     warn_percent: int = 80
-
-
-class SecretName(Frozen, frozen=True):
-    name: str
 
 
 class TeamAnthropic(Frozen, frozen=True):

@@ -141,7 +141,7 @@ class Acts:
         if ready:
             self._faults.at("ready-before-status", session)
         self._lead()
-        patch = phases.patch(status)
+        patch = phases.patch(status, metered=bool(self._settings.gateway_url))
         version = session.metadata.resource_version
         self._world.sessions.learn(
             await self._api.patch(

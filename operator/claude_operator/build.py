@@ -17,6 +17,8 @@ import msgspec
 from claude_crds.resources import (
     API_VERSION,
     CONVERSATION_ANNOTATION,
+    GIT_ANNOTATION,
+    GIT_CONTAINER,
     PORT_NAME,
     TEMPLATE_LABEL,
     WORKER_CONTAINER,
@@ -25,8 +27,8 @@ from claude_crds.resources import (
     labels,
 )
 from claude_crds.tokens import token_hash
-from claude_crds.views import ClaudePool, ClaudeSession
-from claude_operator import claude, gateway
+from claude_crds.views import ClaudePool, ClaudeSession, Git
+from claude_operator import claude, egress, gateway, git
 from claude_operator.settings import OperatorSettings
 
 Json = dict[str, Any]
@@ -48,7 +50,7 @@ def template(pool: ClaudePool, settings: OperatorSettings) -> Json:
     spec = pool.spec
     configuration = claude.files(spec.claude)
     ours: Json = {
-        "metadata": claude.metadata(configuration),
+        "metadata": merge(claude.metadata(configuration), git.metadata(pool)),
         "spec": {
             "restartPolicy": "Always",
             "terminationGracePeriodSeconds": _GRACE_SECONDS,
@@ -136,6 +138,7 @@ def _environment(pool: ClaudePool, settings: OperatorSettings) -> list[Json]:
         "CLAUDE_CONFIG_SEED": claude.PATH if claude.mounts(spec.claude) else "",
         "ANTHROPIC_BASE_URL": spec.anthropic.base_url,
         **gateway.environment(settings),
+        **egress.environment(pool, settings),
     }
     environment: list[Json] = [{"name": k, "value": v} for k, v in values.items() if v]
     # With a gateway no worker has a key of the model's, whatever its pool says.
@@ -153,11 +156,18 @@ def template_hash(made: Mapping[str, Any]) -> str:
 def pod(
     made: Mapping[str, Any], pool: ClaudePool, name: str, claim: str, token: str, session: ClaudeSession | None
 ) -> Json:
-    """A worker pod of that template, on that claim; bound to a session, or a warm spare."""
+    """A worker pod of that template, on that claim; bound to a session, or a warm spare.
+
+    Where the workspace is to come from git, and nothing has begun on it, it clones first.
+    """
     whole: Json = msgspec.json.decode(msgspec.json.encode(made))
     ours = {**labels(pool.name, session), TEMPLATE_LABEL: template_hash(made)}
+    source = None if session and git.begun(session) else git.of(pool, session)
     annotations = {CONVERSATION_ANNOTATION: session.spec.conversation_id} if session else {}
+    if source:
+        annotations[GIT_ANNOTATION] = git.address(source)
     metadata = whole["metadata"]
+    metadata.get("annotations", {}).pop(GIT_ANNOTATION, None)
     whole["metadata"] = {
         "name": name,
         "labels": {**metadata.get("labels", {}), **ours},
@@ -169,8 +179,22 @@ def pod(
     spec["volumes"].append({"name": _VOLUME, "persistentVolumeClaim": {"claimName": claim}})
     worker = next(c for c in spec["containers"] if c["name"] == WORKER_CONTAINER)
     worker["env"] = [e for e in worker["env"] if e["name"] != "TOKEN_SHA256"]
+    _clone(spec, source, worker)
     worker["env"].append({"name": "TOKEN_SHA256", "value": token_hash(token)})
     return whole
+
+
+def _clone(spec: Json, source: Git | None, worker: Json) -> None:
+    """What clones comes first, with what the template says of it; without a source it is not there."""
+    others = [c for c in spec.get("initContainers", ()) if c.get("name") != GIT_CONTAINER]
+    theirs = [c for c in spec.get("initContainers", ()) if c.get("name") == GIT_CONTAINER]
+    if source:
+        spec["volumes"] += git.volumes(source)
+        others.insert(0, merge(git.container(source, worker), theirs[0] if theirs else {}))
+    if others:
+        spec["initContainers"] = others
+    else:
+        spec.pop("initContainers", None)
 
 
 def claim(pool: ClaudePool, name: str, session: ClaudeSession | None) -> Json:

@@ -14,7 +14,7 @@ from claude_crds.events import Cause
 from claude_crds.resources import Phase, duration
 from claude_crds.rounds import rounds
 from claude_crds.views import ClaudePool, ClaudeSession
-from claude_operator import build, trouble
+from claude_operator import build, git, trouble
 from claude_operator.acts import Acts
 from claude_operator.decide import Action, Claim, Drain, Policy, Queue, Session, Start, StartWarm, decide
 from claude_operator.metrics import OperatorMetrics
@@ -43,7 +43,9 @@ class Keeper:
         self._metrics = metrics
         self._settings = settings
         self._observer = Observer(state, world, acts.workers, metrics, settings.start_timeout, self._remove)
-        self._publisher = Publisher(state, world, acts, metrics, settings.status_interval)
+        self._publisher = Publisher(
+            state, world, acts, metrics, settings.status_interval, metered=bool(settings.gateway_url)
+        )
         self._hashed = (("", 0), "")
         self.last_round = state.clock()
 
@@ -131,7 +133,9 @@ class Keeper:
         """Whether the cause of a failure is known to be gone."""
         if found.cause in (Cause.POOL_MISSING, Cause.VOLUME_LOST):
             return True  # they are looked for anew in each round
-        return found.cause is not Cause.KEY_REFUSED and self.state.healthy_at > failed_at
+        # That others can be started says nothing about a key, or about what one session is cloned from.
+        own = found.cause in (Cause.KEY_REFUSED, Cause.CLONE)
+        return not own and self.state.healthy_at > failed_at
 
     def _decide(self, pool: ClaudePool, attended: dict[str, ClaudeSession], now: float) -> list[float | None]:
         state, spec = self.state, pool.spec
@@ -143,7 +147,7 @@ class Keeper:
                 self._remove(slot, False)
         # While nothing can be started, one spare is tried now and then, so that recovery is seen without a request.
         warm = max(spec.warm, 1) if state.trouble else spec.warm
-        sessions = self._sessions(attended)
+        sessions = self._sessions(pool, attended)
         workers = [slot.view(now, template) for slot in state.slots.values()]
         state.turns.look(sessions, workers, now)
         policy = Policy(
@@ -169,9 +173,13 @@ class Keeper:
             self._hashed = made_from, build.template_hash(build.template(pool, self._settings))
         return self._hashed[1]
 
-    def _sessions(self, attended: dict[str, ClaudeSession]) -> list[Session]:
+    def _sessions(self, pool: ClaudePool, attended: dict[str, ClaudeSession]) -> list[Session]:
         note, claim_of = self.state.note, self._world.claim_of
-        views = [note(s.name).view(s, fresh=not claim_of(s)) for s in attended.values() if not s.leaving]
+        views = [
+            note(s.name).view(s, fresh=not claim_of(s) and git.may_claim(pool, s))
+            for s in attended.values()
+            if not s.leaving
+        ]
         known = {view.name for view in views}
         # What is left of a deleted one's worker takes its team's room.
         left = [s for s in self.state.slots.values() if s.session and s.team and s.session not in known]

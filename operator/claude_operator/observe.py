@@ -151,6 +151,8 @@ class Observer:
             return
         found = troubles.of_slot(slot, claim, now, self._start_timeout)
         slot.trouble = found
+        if found is not None and found.cause is Cause.CLONING:
+            slot.since = now  # it has its own limit; the worker's start comes after it
         if found is not None and found.hopeless:
             self._failed(slot, found, now)
 
@@ -159,10 +161,15 @@ class Observer:
         claim = self._world.claims.get(slot.claim)
         if claim is not None and POOL_LABEL in claim.metadata.labels and claim.status.phase == "Pending":
             slot.no_volume = found.cause is Cause.VOLUME_PENDING
-        wide = slot.session is None or found.cause in _POOL_WIDE
+        wide = slot.session is None or found.cause in _POOL_WIDE or self._of_pool(slot, found)
         self._state.failed_to_start(found, slot.session, now, pool_wide=wide)
         self._tell(slot, Step.FAILED, f"{found.cause}: {found.message}", warning=True)
         self._remove(slot, False)
+
+    def _of_pool(self, slot: Slot, found: Trouble) -> bool:
+        """Whether what could not be cloned is what the pool says, and not the session's own."""
+        session = self._world.sessions.get(slot.session) if slot.session else None
+        return found.cause is Cause.CLONE and session is not None and session.spec.workspace.git is None
 
     def _key_refused(self, slot: Slot, now: float) -> None:
         """Its environment holds a key that is no good: so do those of all workers that were started before now."""

@@ -8,10 +8,11 @@ from typing import Any
 
 import msgspec
 
-from claude_crds.resources import READY_CONDITION, Phase, timestamp
+from claude_crds.events import Cause
+from claude_crds.resources import CLONED_CONDITION, READY_CONDITION, Phase, timestamp
 from claude_crds.views import ClaudeSession, Condition, SessionStatus, Usage, condition
 from claude_operator.decide import WorkerState
-from claude_operator.slots import Slot, Word
+from claude_operator.slots import Slot, Word, cloning
 from claude_operator.trouble import Trouble
 
 
@@ -30,6 +31,8 @@ class Facts:
     """No start is under way, and the last one failed."""
     restarts: int
     unix: float
+    metered: bool = False
+    """Somebody else counts what it uses, and writes that into its status."""
     team_limit: int | None = None
     """How many workers its team may have, if that is what it waits for: then `position` is one among its team."""
 
@@ -45,7 +48,7 @@ def target(facts: Facts) -> SessionStatus:
         # What was asked since then is still open when the worker is gone.
         generation = old.observed_generation
     return msgspec.structs.replace(
-        _counted(old, word),
+        _counted(old, word, facts.metered),
         phase=phase,
         observed_generation=generation,
         waiting_since=_moment(facts.waiting_since),
@@ -54,8 +57,25 @@ def target(facts: Facts) -> SessionStatus:
         volume_claim_name=facts.claim or old.volume_claim_name,
         restarts=max(old.restarts, facts.restarts),
         message=message,
-        conditions=(ready_condition(old.conditions, phase is Phase.READY, reason, message, facts.unix),),
+        conditions=(
+            ready_condition(old.conditions, phase is Phase.READY, reason, message, facts.unix),
+            *_cloned(facts),
+        ),
     )
+
+
+def _cloned(facts: Facts) -> tuple[Condition, ...]:
+    """The condition of a workspace that comes from git; none for others. Once it is there, it stays so."""
+    old, slot, trouble = facts.session.status.conditions, facts.slot, facts.trouble
+    before = condition(old, CLONED_CONDITION)
+    if before is not None and before.status == "True":
+        return (before,)
+    clone = cloning(slot.pod) if slot is not None and slot.pod is not None else None
+    if clone is not None and clone.done:
+        return (_condition(old, CLONED_CONDITION, "True", "Cloned", clone.message, facts.unix),)
+    if trouble is not None and trouble.cause in (Cause.CLONE, Cause.CLONING):
+        return (_condition(old, CLONED_CONDITION, "False", trouble.cause, trouble.message, facts.unix),)
+    return (before,) if before is not None else ()
 
 
 def _phase(facts: Facts) -> tuple[Phase, str, str]:
@@ -90,7 +110,7 @@ def _place(facts: Facts) -> str:
     return f"Number {facts.position} in the line: all {facts.pool_size} workers of the pool are in use."
 
 
-def _counted(old: SessionStatus, word: Word | None) -> SessionStatus:
+def _counted(old: SessionStatus, word: Word | None, metered: bool) -> SessionStatus:
     """Turns, usage and times by the worker's word, if there is one that has counted further."""
     if word is None or word.phase == "warm" or word.turns < old.turns:
         return old
@@ -98,7 +118,9 @@ def _counted(old: SessionStatus, word: Word | None) -> SessionStatus:
     return msgspec.structs.replace(
         old,
         turns=word.turns,
-        usage=Usage(
+        usage=old.usage
+        if metered
+        else Usage(
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             cached_tokens=usage.cached_tokens,
@@ -111,11 +133,16 @@ def _counted(old: SessionStatus, word: Word | None) -> SessionStatus:
 
 def ready_condition(old: tuple[Condition, ...], ready: bool, reason: str, message: str, unix: float) -> Condition:
     """The condition Ready of a session or pool: since when it has this status stays as long as the status does."""
-    status = "True" if ready else "False"
-    before = condition(old, READY_CONDITION)
+    return _condition(old, READY_CONDITION, "True" if ready else "False", reason, message, unix)
+
+
+def _condition(
+    old: tuple[Condition, ...], type_: str, status: str, reason: str, message: str, unix: float
+) -> Condition:
+    before = condition(old, type_)
     since = before.last_transition_time if before and before.status == status else None
     return Condition(
-        type=READY_CONDITION,
+        type=type_,
         status=status,
         reason=reason,
         message=message,
@@ -146,8 +173,8 @@ def _without_counters(status: SessionStatus) -> SessionStatus:
     )
 
 
-def patch(status: SessionStatus) -> dict[str, Any]:
-    """The merge patch that makes a session's status this one."""
+def patch(status: SessionStatus, *, metered: bool = False) -> dict[str, Any]:
+    """The merge patch that makes a session's status this one; of one that is metered, all but its usage."""
     usage = status.usage
     body: dict[str, Any] = {
         "phase": str(status.phase),
@@ -159,16 +186,17 @@ def patch(status: SessionStatus) -> dict[str, Any]:
         "claudeSessionID": status.claude_session_id or None,
         "lastActiveTime": _written(status.last_active_time),
         "turns": status.turns,
-        "usage": {
-            "inputTokens": usage.input_tokens,
-            "outputTokens": usage.output_tokens,
-            "cachedTokens": usage.cached_tokens,
-            "costUSD": usage.cost_usd,
-        },
         "restarts": status.restarts,
         "message": status.message or None,
         "conditions": [written_condition(c, status.observed_generation) for c in status.conditions],
     }
+    if not metered:
+        body["usage"] = {
+            "inputTokens": usage.input_tokens,
+            "outputTokens": usage.output_tokens,
+            "cachedTokens": usage.cached_tokens,
+            "costUSD": usage.cost_usd,
+        }
     return {"status": body}
 
 

@@ -29,12 +29,23 @@ _RETRY_SECONDS = 0.05
 class Publisher:
     """Writes a status when it has changed: at once where somebody waits for it, else every `interval` seconds."""
 
-    def __init__(self, state: PoolState, world: World, acts: Acts, metrics: OperatorMetrics, interval: float) -> None:
+    def __init__(
+        self,
+        state: PoolState,
+        world: World,
+        acts: Acts,
+        metrics: OperatorMetrics,
+        interval: float,
+        *,
+        metered: bool = False,
+    ) -> None:
+        """`metered`: a gateway counts what sessions use."""
         self._state = state
         self._world = world
         self._acts = acts
         self._metrics = metrics
         self._interval = interval
+        self._metered = metered
         self._pool_changed: float | None = None
         self._pool_writing = False
 
@@ -65,6 +76,7 @@ class Publisher:
                 failed=failed,
                 restarts=note.restarts,
                 unix=unix,
+                metered=self._metered,
                 team_limit=self._world.shares.get(session.spec.team) if session.name in state.at_limit else None,
             )
         )

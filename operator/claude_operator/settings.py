@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from claude_crds.settings import SettingsError, boolean, choice, integer, load, milliseconds, setting, text
+from claude_crds.settings import (
+    SettingsError,
+    boolean,
+    choice,
+    integer,
+    load,
+    mapping,
+    milliseconds,
+    setting,
+    text,
+    words,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +34,15 @@ class OperatorSettings:
     worker_key_file: str = setting("WORKER_KEY_FILE", "", text(), "File with the key that workers' tokens come from.")
     gateway_url: str = setting(
         "GATEWAY_URL", "", text(), "Where workers find the model's gateway; empty: they get the pool's key themselves."
+    )
+    egress_proxies: Mapping[str, str] = setting(
+        "EGRESS_PROXIES", {}, mapping(), "Address of each pool's proxy, as pool=URL: the way out of its workers."
+    )
+    egress_no_proxy: tuple[str, ...] = setting(
+        "EGRESS_NO_PROXY", (), words(), "More hosts that workers reach without it, beside the model and themselves."
+    )
+    egress_config_map: str = setting(
+        "EGRESS_CONFIG_MAP", "", text(), "ConfigMap where the proxies find the hosts that their pools allow."
     )
     pod_name: str = setting("POD_NAME", "", text(), "This replica's name in the Lease; empty: the host's.")
     lease_name: str = setting("LEASE_NAME", "claude-operator", text(), "Lease that says which replica leads.")
@@ -59,4 +79,8 @@ def load_settings(environ: Mapping[str, str]) -> OperatorSettings:
             raise SettingsError(f"{name} is not set")
     if settings.gateway_url and not settings.gateway_url.startswith(("http://", "https://")):
         raise SettingsError("GATEWAY_URL: must be an http or https address")
+    if settings.egress_proxies and not settings.egress_config_map:
+        raise SettingsError("EGRESS_CONFIG_MAP is not set, but EGRESS_PROXIES is")
+    if not all(url.startswith("http://") for url in settings.egress_proxies.values()):
+        raise SettingsError("EGRESS_PROXIES: must be http addresses")
     return settings

@@ -9,11 +9,18 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from claude_crds.resources import SESSION_LABEL, SESSION_UID_LABEL, TEMPLATE_LABEL, WORKER_CONTAINER, WORKER_PORT
+from claude_crds.resources import (
+    GIT_CONTAINER,
+    SESSION_LABEL,
+    SESSION_UID_LABEL,
+    TEMPLATE_LABEL,
+    WORKER_CONTAINER,
+    WORKER_PORT,
+)
 from claude_crds.views import ContainerStatus, Pod
 from claude_operator.decide import Worker, WorkerState
 
@@ -154,3 +161,22 @@ def claim_of(pod: Pod) -> str:
 def worker_container(pod: Pod) -> ContainerStatus | None:
     """How its worker container is."""
     return next((c for c in pod.status.container_statuses if c.name == WORKER_CONTAINER), None)
+
+
+class Clone(NamedTuple):
+    """How far the clone of a pod's workspace is; `message` is its own, one line."""
+
+    running: bool
+    done: bool
+    message: str
+
+
+def cloning(pod: Pod) -> Clone | None:
+    """None where nothing is cloned, or nothing is known of it yet."""
+    found = next((c for c in pod.status.init_container_statuses if c.name == GIT_CONTAINER), None)
+    if found is None:
+        return None
+    ended = found.state.terminated or found.last_state.terminated
+    if ended is not None:
+        return Clone(running=False, done=ended.exit_code == 0, message=ended.message.strip())
+    return Clone(running=found.state.waiting is None, done=False, message="")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from claude_crds.api import Api
 from claude_operator.acts import Acts
+from claude_operator.egress_writer import EgressWriter
 from claude_operator.faults import Faults
 from claude_operator.keeper import Keeper
 from claude_operator.metrics import OperatorMetrics
@@ -47,7 +48,8 @@ class Term:
         self.world = World(api, namespace, self.ring, resync=settings.resync)
         self._workers = Workers(key, namespace)
         self._recorder = Recorder(api, namespace)
-        self._teams = TeamWriter(api, namespace, self.world, check)
+        self._teams = TeamWriter(api, namespace, self.world, self._recorder, metrics, check)
+        self._egress = EgressWriter(api, namespace, self.world, check, settings) if settings.egress_proxies else None
         self._acts = Acts(api, namespace, self.world, self._workers, settings, Faults(settings.fault_points), check)
 
     async def begin(self) -> None:
@@ -58,6 +60,9 @@ class Term:
         for pool in sorted(self._rang):
             self.ring(pool)
         self._tasks.append(asyncio.create_task(self._teams.run(), name="team statuses"))
+        self._tasks.append(asyncio.create_task(self._teams.keys.run(), name="teams' keys"))
+        if self._egress is not None:
+            self._tasks.append(asyncio.create_task(self._egress.run(), name="egress lists"))
         self._tasks.append(asyncio.create_task(self._sweep()))
         log.info("looking after %d pools", len(self._keepers))
 

@@ -9,7 +9,7 @@ from claude_crds.events import Cause
 from claude_crds.resources import WORKER_CONTAINER
 from claude_crds.views import ContainerStatus, PersistentVolumeClaim, Pod, condition
 from claude_operator.decide import WorkerState
-from claude_operator.slots import Slot, worker_container
+from claude_operator.slots import Slot, cloning, worker_container
 
 _CRASHES = 3
 
@@ -32,6 +32,11 @@ def of_slot(slot: Slot, claim: PersistentVolumeClaim | None, now: float, start_t
         return Trouble(Cause.CRASHED, f"The worker failed: {slot.word.error or 'it does not say why'}.", True)
     if slot.state is not WorkerState.STARTING or slot.pod is None:
         return None
+    if (clone := cloning(slot.pod)) is not None and not clone.done:
+        if clone.running:
+            return Trouble(Cause.CLONING, "The workspace is being cloned from git.", False)
+        if clone.message:
+            return Trouble(Cause.CLONE, clone.message, True)
     waited = now - slot.since
     late = waited > start_timeout
     found = _of_containers(slot.pod, proven=slot.proven) or _of_scheduling(slot.pod, claim, late=late)
@@ -64,7 +69,8 @@ def volume_lost(claim: str) -> Trouble:
 def key_refused() -> Trouble:
     """The model refused the credential; the next worker is given whatever the Secret then says."""
     message = (
-        "The model refused the API key: put a valid one into the Secret that the pool's anthropic.secretRef names."
+        "The model refused the API key: put a valid one into the Secret that it is from, the gateway's or the team's,"
+        " or without a gateway the one that the pool's anthropic.secretRef names."
     )
     return Trouble(Cause.KEY_REFUSED, message, True)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from claude_crds.api import Api
 from claude_crds.reflector import Reflector
 from claude_crds.resources import (
@@ -62,7 +64,7 @@ class World:
             indexes={BY_POOL: _pool_of, BY_SESSION: _session_of},
             resync=resync,
         )
-        self.sessions.listen(lambda _, old, new: self._rang(old, new, lambda s: [s.pool]))
+        self.sessions.listen(lambda _, old, new: self._session_changed(old, new))
         self.pools.listen(lambda _, old, new: self._rang(old, new, lambda p: [p.name]))
         self.pods.listen(lambda _, old, new: self._rang(old, new, _pool_of))
         self.claims.listen(lambda _, old, new: self._rang(old, new, _pool_of))
@@ -111,6 +113,10 @@ class World:
         found.sort(key=lambda c: (c.metadata.labels.get(SESSION_UID_LABEL) != session.metadata.uid, c.name))
         return found[0].name if found else ""
 
+    def _session_changed(self, old: ClaudeSession | None, new: ClaudeSession | None) -> None:
+        if not _only_used(old, new):
+            self._rang(old, new, lambda s: [s.pool])
+
     def _teams_changed(self, old: ClaudeTeam | None, new: ClaudeTeam | None) -> None:
         if old is None or new is None or old.spec.max_live != new.spec.max_live:
             self._shares = None
@@ -122,6 +128,15 @@ class World:
             if object_ is not None:
                 for pool in pools(object_):
                     self._ring(pool)
+
+
+def _only_used(old: ClaudeSession | None, new: ClaudeSession | None) -> bool:
+    """Whether nothing has changed but what the gateway writes: that is nothing to act on."""
+    if old is None or new is None or old.status.usage == new.status.usage:
+        return False
+    meta = msgspec.structs.replace(old.metadata, resource_version=new.metadata.resource_version)
+    status = msgspec.structs.replace(old.status, usage=new.status.usage)
+    return new == msgspec.structs.replace(old, metadata=meta, status=status)
 
 
 def _is_of(claim: PersistentVolumeClaim, session: ClaudeSession) -> bool:

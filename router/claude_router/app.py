@@ -39,6 +39,7 @@ from claude_router.running import Running
 from claude_router.sessions import Sessions
 from claude_router.settings import EndpointSettings
 from claude_router.usage import Usage
+from claude_router.workspaces import GitHosts, nowhere
 from claude_worker.dialect import DIALECTS, MESSAGES
 from claude_worker.openai.errors import ApiError
 
@@ -121,16 +122,21 @@ def create_app(
     usage: Usage | None = None,
     running: Running | None = None,
     audited: bool = False,
+    team_metrics: bool = False,
+    git_hosts: GitHosts = nowhere,
 ) -> FastAPI:
     """The application. `version` is this package's; `access` is by the keys of the settings unless given.
 
-    `audited`: each request has a line in the audit log, which somebody writes.
+    `audited`: each request has a line in the audit log, which somebody writes. `team_metrics`: metrics name teams.
+    `git_hosts`: from where clients may have workspaces cloned.
     `app.state.running` (Running) counts the turns; `app.state.metrics` (RouterMetrics) holds the registry.
     """
-    metrics = RouterMetrics()
+    metrics = RouterMetrics(teams=team_metrics)
     running = running or Running()
     access = access or Access(ApiKeys(settings.api_keys))
-    chat = Chat(settings, metrics, running, access, Matching(sessions), sessions.count, audited=audited)
+    chat = Chat(
+        settings, metrics, running, access, Matching(sessions), sessions.count, audited=audited, git_hosts=git_hosts
+    )
 
     app = RouterApp(
         title="claude-code-api",

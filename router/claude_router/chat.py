@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import time
@@ -28,6 +29,7 @@ from claude_router.relay import Relay, Turn
 from claude_router.running import Running
 from claude_router.sessions import ConversationKey
 from claude_router.settings import EndpointSettings
+from claude_router.workspaces import GitHosts, beginning, nowhere
 from claude_worker.dialect import LAST, Dialect
 from claude_worker.openai.errors import ApiError
 from claude_worker.openai.request import ChatRequest
@@ -71,6 +73,7 @@ class Chat:
         count: Count,
         *,
         audited: bool = False,
+        git_hosts: GitHosts = nowhere,
     ) -> None:
         """`count`: of `Sessions`. `audited`: whether each request has a line in the audit log."""
         self._settings = settings
@@ -80,6 +83,7 @@ class Chat:
         self._matching = matching
         self._count = count
         self._audited = audited
+        self._git_hosts = git_hosts
         self._keep = audit.TAIL if audited else LAST
 
     async def answer(self, dialect: Dialect, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,10 +153,20 @@ class Chat:
         if not self._settings.offers(identity.model):
             raise errors.model_not_found(identity.model, self._settings.model_ids)
         visit.model = identity.model
-        key = ConversationKey(grant.tenant, identity.id)
+        key = await self._begin(headers, ConversationKey(grant.tenant, identity.id))
         if grant.teams:
             self._hold(grant, visit, key)
         return self._turn(headers, body, request, identity, key, answer.dialect.path)
+
+    async def _begin(self, headers: dict[bytes, bytes], key: ConversationKey) -> ConversationKey:
+        """The key, with what the conversation is to begin with. Raises ApiError (400) if that cannot be."""
+        try:
+            asked = beginning(headers, key.tenant, self._git_hosts)
+        except ApiError:
+            if await self._matching.knows(key):
+                return key  # it has begun long since, and goes on whatever is allowed by now
+            raise
+        return dataclasses.replace(key, begins=asked)
 
     def _hold(self, grant: Grant, visit: _Visit, key: ConversationKey) -> None:
         """What the turn takes of its team's limits. Raises ApiError (403, 429)."""

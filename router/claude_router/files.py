@@ -81,7 +81,7 @@ class Files:
             wanted = msgspec.json.decode(body or b"{}", type=views.ForkRequest)
         except ClientLeft:
             raise bad_request("The body ended before it was complete.", code="incomplete_body") from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise bad_request(f"The body is not valid: {error}.", code="invalid_body") from error
         old = await self._known(key_of(request.scope, FORK))
         grant = grant_of(request.scope)

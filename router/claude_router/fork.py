@@ -17,7 +17,7 @@ from claude_router.errands import Errand, Errands, Upload
 from claude_router.identity import checked
 from claude_router.limits import Limits
 from claude_router.messages import Transcript, messages
-from claude_router.sessions import ConversationKey, SessionFailed, Sessions, SessionView, Unreachable
+from claude_router.sessions import Beginning, ConversationKey, SessionFailed, Sessions, SessionView, Unreachable
 from claude_router.settings import EndpointSettings
 from claude_router.teams import TeamPolicy
 from claude_router.views import ForkRequest, MessageView
@@ -55,7 +55,10 @@ class Forks:
 
     async def fork(self, old: SessionView, wanted: ForkRequest, policy: TeamPolicy) -> SessionView:
         """The new conversation; `policy` is of the old one's team. Raises ApiError; then there is none."""
-        new = ConversationKey(old.key.tenant, checked(wanted.id, "id") or f"conv_{uuid.uuid4().hex}")
+        # Its workspace is a copy of the old one's: nothing is cloned into it.
+        new = ConversationKey(
+            old.key.tenant, checked(wanted.id, "id") or f"conv_{uuid.uuid4().hex}", begins=Beginning()
+        )
         if new in self._making or new == old.key or await self._sessions.get(new) is not None:
             raise errors.conversation_exists(new.id)
         self._making.add(new)

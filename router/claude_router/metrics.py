@@ -25,9 +25,13 @@ _POOL = {
 
 
 class RouterMetrics:
-    """What the router counts. One instance an app."""
+    """What the router counts. One instance an app. Whoever reaches the endpoint reaches these.
 
-    def __init__(self) -> None:
+    `teams`: they name teams; else there is nothing about them.
+    """
+
+    def __init__(self, *, teams: bool = False) -> None:
+        self._name_teams = teams
         self.registry = CollectorRegistry()
         registry = self.registry
         self._requests = Counter("claude_http_requests", "Requests answered.", ("route", "status"), registry=registry)
@@ -77,6 +81,8 @@ class RouterMetrics:
 
     def answered_team(self, team: str, status: int) -> None:
         """Count one answered request of a team."""
+        if not self._name_teams:
+            return
         key = (self.team_label(team), status)
         child = self._team_children.get(key)
         if child is None:
@@ -85,10 +91,13 @@ class RouterMetrics:
 
     def refused(self, team: str, code: str) -> None:
         """Count a request that a limit of its team refused."""
-        self._refused.labels(self.team_label(team), code).inc()
+        if self._name_teams:
+            self._refused.labels(self.team_label(team), code).inc()
 
     def team_turn(self, team: str, change: int) -> None:
         """A turn of the team begins (1) or is over (-1)."""
+        if not self._name_teams:
+            return
         label = self.team_label(team)
         gauge = self._turn_gauges.get(label)
         if gauge is None:

@@ -6,10 +6,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from claude_crds.git import GitSource
 from claude_crds.names import session_name
 
 LOCAL_TENANT = "default"
 """Tenant of every request while there are no teams."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """How a new conversation's workspace begins, if not as others do here: a clone of `git`, or, without it, empty."""
+
+    git: GitSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +26,8 @@ class ConversationKey:
 
     tenant: str
     id: str
+    begins: Beginning | None = field(default=None, compare=False)
+    """Should there be none yet; whatever it says, it is the same conversation."""
 
     @property
     def name(self) -> str:

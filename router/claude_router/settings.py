@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from claude_crds import git
 from claude_crds import model_names as names
 from claude_crds.settings import (
     MAX_PARK_MS,
@@ -113,6 +114,9 @@ class RouterSettings:
     )
     teams_file: str = setting("TEAMS_FILE", "", text(), "File with the teams: a list of `{name, spec}`, JSON or YAML.")
     audit_log: str = setting("AUDIT_LOG", "", text(), "`stdout` or a file: one line for each request; empty: off.")
+    team_metrics: bool = setting(
+        "TEAM_METRICS", False, boolean(), "Whether `/metrics`, which needs no key, names teams."
+    )
     pool_size: int = setting("POOL_SIZE", 5, integer(1, 10_000), "Most live workers, warm spares included.")
     warm_workers: int = setting("WARM_WORKERS", 1, integer(0, 10_000), "Spares kept booted, inside the pool's size.")
     idle_timeout: float = setting(
@@ -140,6 +144,16 @@ class RouterSettings:
     )
     workspace_per_conversation: bool = setting(
         "WORKSPACE_PER_CONVERSATION", True, boolean(), "A folder for each conversation below it, or one for all."
+    )
+    workspace_git: str = setting(
+        "WORKSPACE_GIT",
+        "",
+        git.address(),
+        "`URL` or `URL#REF` that each new conversation's workspace begins as a clone of; empty: none.",
+        secret=True,
+    )
+    workspace_git_hosts: tuple[str, ...] = setting(
+        "WORKSPACE_GIT_HOSTS", (), git.hosts(), "Hosts that clients may name in `X-Claude-Workspace-Git`; none: off."
     )
     permission_mode: str = setting(
         "PERMISSION_MODE",
@@ -197,6 +211,12 @@ class RouterSettings:
         if self.warm_workers > self.pool_size:
             raise SettingsError(
                 f"WARM_WORKERS={self.warm_workers}: must be at most POOL_SIZE ({self.pool_size}), which includes them"
+            )
+        clones = self.workspace_git or self.workspace_git_hosts
+        if clones and self.workspace_dir and not self.workspace_per_conversation:
+            raise SettingsError(
+                "WORKSPACE_GIT and WORKSPACE_GIT_HOSTS: need a workspace for each conversation"
+                " (WORKSPACE_PER_CONVERSATION=true)"
             )
 
     @property

@@ -145,6 +145,8 @@ def values(**more: Any) -> list[str]:
         "router.shutdownGraceSeconds": 20,
         "pool.size": 3,
         "pool.workspace.size": "64Mi",
+        # What a small node has is for workers.
+        **{f"{part}.resources.requests.cpu": "10m" for part in ("router", "operator", "gateway")},
     } | {key.replace("__", "."): value for key, value in more.items()}
     for part in ("router", "operator", "worker"):
         repository, _, tag = image_name(part).rpartition(":")

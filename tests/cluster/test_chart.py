@@ -43,6 +43,7 @@ OPERATOR_RIGHTS = {
     "claude-code-api.io/claudepools/status": {"patch"},
     "claude-code-api.io/claudeteams": {"get", "list", "watch"},
     "claude-code-api.io/claudeteams/status": {"patch"},
+    "/secrets": {"get"},
     "/pods": {"get", "list", "watch", "create", "patch", "delete"},
     "/persistentvolumeclaims": {"get", "list", "watch", "create", "patch", "delete"},
     "/events": {"create", "patch"},
@@ -54,6 +55,8 @@ GATEWAY_RIGHTS = {
     "claude-code-api.io/claudepools": {"get", "list", "watch"},
     "claude-code-api.io/claudeteams": {"get", "list", "watch"},
     "claude-code-api.io/claudeteams/status": {"patch"},
+    "claude-code-api.io/claudesessions/status": {"patch"},
+    "/events": {"create"},
 }
 CRD_RIGHTS = {"apiextensions.k8s.io/customresourcedefinitions": {"get", "list", "watch", "patch"}}
 
@@ -158,8 +161,10 @@ def test_rights_are_those_of_the_contract_and_no_others(plain: list[Json], guard
     assert named(guarded, "ServiceAccount", "my-claude-gateway")["automountServiceAccountToken"] is False
     assert rights(named(plain, "Role", "claude-code-api-router")) == ROUTER_RIGHTS
     assert rights(named(plain, "Role", "claude-code-api-operator")) == OPERATOR_RIGHTS
-    [secrets] = [rule for o in plain if o["kind"] == "Role" for rule in o["rules"] if "secrets" in rule["resources"]]
-    assert secrets["resourceNames"] == [shard_name(n) for n in range(SHARDS)], "those with keys' hashes only"
+    secrets = [rule for o in plain if o["kind"] == "Role" for rule in o["rules"] if "secrets" in rule["resources"]]
+    assert len(secrets) == 2, "the operator's and the router's"
+    for rule in secrets:
+        assert rule["resourceNames"] == [shard_name(n) for n in range(SHARDS)], "those with keys' hashes only"
     roles = [o["metadata"]["name"] for o in plain if o["kind"] == "Role"]
     assert roles == ["claude-code-api-gateway", "claude-code-api-operator", "claude-code-api-router"]
     crds = next(o for o in plain if o["kind"] == "ClusterRole")

@@ -12,8 +12,9 @@ import yaml
 from claude_crds.settings import load
 from claude_operator.settings import OperatorSettings
 from claude_router.cluster.settings import ClusterSettings
+from claude_router.gateway.folders import NAMES
 from claude_router.gateway.settings import GatewaySettings
-from cluster.chart import ALL, GATEWAY, Commands, Json, environment, named, pod_templates, render
+from cluster.chart import ALL, CHART, GATEWAY, Commands, Json, environment, named, pod_templates, render
 
 ENABLED = "--set=gateway.enabled=true"
 
@@ -61,16 +62,35 @@ def test_a_credential_is_what_its_name_says(helm: Commands, key: str) -> None:
     assert "optional" not in volume
 
 
+def test_a_cloud_s_account_is_the_whole_secret(helm: Commands) -> None:
+    own_id = "arn:aws:bedrock:eu-west-1:1:inference-profile/a"
+    betas = "{context-1m-2025-08-07,b-2}"
+    values = (f'--set-json=gateway.upstream.models={{"claude-opus-5":"{own_id}"}}', "--set=anthropic.existingSecret=s",
+              "--set=gateway.upstream.kind=bedrock", f"--set=gateway.upstream.betas={betas}")  # fmt: skip
+    made = pod(render(helm, ENABLED, *values), "claude-code-api-gateway")
+    assert sources(made)["upstream"] == {"secretName": "s", "defaultMode": 0o440}
+    settings = load(GatewaySettings, {k: v for k, v in environment(made).items() if isinstance(v, str)})
+    assert settings.upstream_kind == "bedrock"
+    assert settings.upstream_models == {"claude-opus-5": own_id}
+    assert settings.upstream_betas == ("context-1m-2025-08-07", "b-2")
+
+
+def test_a_cloud_without_the_gateway_is_refused(helm: Commands) -> None:
+    values = ("--set=gateway.enabled=false", "--set=gateway.upstream.kind=vertex")
+    refused = helm.helm("template", "claude-code-api", str(CHART), *values)
+    assert refused.returncode != 0
+    assert "by the gateway only" in refused.stderr
+
+
 def test_each_team_with_an_account_of_its_own_has_a_folder(guarded: list[Json]) -> None:
     projected = sources(pod(guarded, "my-claude-gateway"))["upstreams"]["sources"]
     secrets = [source["secret"] for source in projected]
     assert all(secret["optional"] for secret in secrets), "a team's missing Secret is that team's trouble"
     paths = {(secret["name"], item["path"]) for secret in secrets for item in secret["items"]}
-    names = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL")
     assert paths == {
         (secret, f"{team}/{name}")
         for team, secret in (("payments", "payments-key"), ("made-elsewhere", "other-key"))
-        for name in names
+        for name in NAMES
     }
 
 
@@ -82,7 +102,7 @@ def test_the_gateway_s_settings_are_some_that_it_has(guarded: list[Json], helm: 
     settings = load(GatewaySettings, {k: v for k, v in env.items() if isinstance(v, str)})
     assert (settings.port, settings.internal_port) == (8090, 8091)
     assert settings.upstream_url == "https://gateway.example.com/v1"
-    assert (settings.shutdown_grace, settings.budget_ceiling) == (45.0, 150)
+    assert (settings.shutdown_grace, settings.budget_ceiling, settings.retention_days) == (45.0, 150, 90)
     assert made["spec"]["terminationGracePeriodSeconds"] > 45
     mounts = {m["mountPath"]: m for m in made["spec"]["containers"][0]["volumeMounts"]}
     for path in (settings.upstream_dir, settings.team_upstreams_dir):
@@ -106,8 +126,26 @@ def test_router_and_operator_find_it_by_its_service(guarded: list[Json]) -> None
     assert router["GATEWAY_URL"] == f"{host}:{numbers['internal']}"
     assert operator["GATEWAY_URL"] == f"{host}:{numbers['workers']}"
     assert router["AUDIT_LOG"] == "stdout"
+    assert router["TEAM_METRICS"] == "true"
     for env, settings in ((router, ClusterSettings), (operator, OperatorSettings)):
         assert "GATEWAY_URL" in {f.metadata["setting"].env for f in fields(settings)}, env
+
+
+def test_helm_test_makes_a_key_only_where_requests_need_a_teams(helm: Commands) -> None:
+    def hooks(*values: str) -> tuple[set[str], Json]:
+        made = [o for o in render(helm, *values) if o["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"]
+        return {o["kind"] for o in made}, next(o for o in made if o["kind"] == "Pod")
+
+    teams = ("--set=teams.a.admin=true", "--set=teams.b.models={claude-code-opus}")
+    for values in ((), (*teams, "--set=router.apiKeys.existingSecret=k")):
+        kinds, made = hooks(*values)
+        assert kinds == {"Pod"}
+        assert made["spec"]["automountServiceAccountToken"] is False
+    for team, model, more in (("a", "claude-code", ()), ("b", "claude-code-opus", ("--set=test.team=b",))):
+        kinds, made = hooks(*teams, *more)
+        assert kinds == {"Pod", "ServiceAccount", "Role", "RoleBinding"}
+        env = {e["name"]: e["value"] for e in made["spec"]["containers"][0]["env"]}
+        assert (env["TEAM"], env["MODEL"]) == (team, model)
 
 
 def test_its_ledger_outlives_every_version(guarded: list[Json]) -> None:

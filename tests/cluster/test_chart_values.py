@@ -19,6 +19,9 @@ from cluster.chart import CHART, Commands, Json
         ("pool.size=-1", "'/pool/size': minimum: got -1, want 0"),
         ("pool.idleTimeout=5x", "'/pool/idleTimeout': '5x' does not match pattern"),
         ("pool.claude.commands.A=x", "'/pool/claude/commands': additional properties 'A' not allowed"),
+        ("pool.workspace.git.url=https://me:secret@h/x", "'/pool/workspace/git/url': 'https://me:secret@h/x' does not"),
+        ("pool.workspace.git.key=x", "'/pool/workspace/git': additional properties 'key' not allowed"),
+        ("pool.workspace.gitHosts={https://h}", "'/pool/workspace/gitHosts/0': 'https://h' does not match pattern"),
         ("pool.tools=mine", "'/pool/tools': value must be one of 'own', 'both', 'client'"),
         ("pool.systemPrompt=prepend", "'/pool/systemPrompt': value must be one of 'append', 'replace', 'ignore'"),
         ("router.replicas=two", "'/router/replicas': got string, want integer"),
@@ -51,6 +54,7 @@ def test_the_schema_knows_every_value_and_no_other() -> None:
                 "router.resources",
                 "operator.resources",
                 "gateway.resources",
+                "egressProxy.resources",
             ):
                 compare(part, values[name], f"{where}{name}.")
             else:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from claude_crds.resources import labels
+from claude_crds.resources import POOL_LABEL, labels
 from claude_crds.views import ClaudeSession, Metadata, SessionSpec
 from cluster.chart import Commands, Json, pod_templates, render
 from cluster.policies import Place, allowed, matches, selecting
@@ -16,6 +16,11 @@ SESSION = ClaudeSession(metadata=Metadata(name="s", uid="u"), spec=SessionSpec(c
 GATEWAY = ("--set=anthropic.existingSecret=anthropic",)
 OFF = "--set=gateway.enabled=false"
 CLOSED = "--set=networkPolicy.workerInternet=false"
+PROXIES = (
+    "--set=egressProxy.enabled=true",
+    "--set=egressProxy.otherPools={batch}",
+    "--set=egressProxy.privateCIDRs={10.9.9.9/32}",
+)
 FROM_INGRESS = (
     "--set=networkPolicy.routerIngressFrom[0].namespaceSelector.matchLabels.kubernetes\\.io/metadata\\.name=ingress"
 )
@@ -28,6 +33,7 @@ OUTSIDE = {
     "api-service": Place("10.96.0.1"),
     "api-server": Place("192.168.1.10"),
     "node": Place("192.168.1.11"),
+    "private git": Place("10.9.9.9"),
     "dns-cache": Place("169.254.20.10"),
     "outsider": Place("10.244.9.9", "elsewhere", {"app": "x"}),
     "pretender": Place("10.244.9.8", "elsewhere", labels("default", SESSION)),
@@ -51,9 +57,13 @@ class Net:
             **OUTSIDE,
             "worker": Place("10.244.1.1", NAMESPACE, labels("default", SESSION)),
             "spare": Place("10.244.1.2", NAMESPACE, labels("default")),
+            "batch worker": Place("10.244.2.1", NAMESPACE, labels("batch", SESSION)),
+            "other worker": Place("10.244.2.2", NAMESPACE, labels("other", SESSION)),
         }
         for number, pod in enumerate(pod_templates(objects), 3):
             name = pod["metadata"]["labels"]["app.kubernetes.io/component"]
+            if name == "egress":
+                name = f"proxy of {pod['metadata']['labels'][POOL_LABEL]}"
             ports = {p["name"]: p["containerPort"] for c in pod["spec"]["containers"] for p in c.get("ports", [])}
             self.places[name] = Place(f"10.244.1.{number}", NAMESPACE, pod["metadata"]["labels"], ports)
 
@@ -193,6 +203,65 @@ def test_without_policies_all_is_open(helm: Commands) -> None:
     net = Net(render(helm, *GATEWAY, "--set=networkPolicy.enabled=false"))
     assert net.policies == []
     assert net.flows("worker", "gateway", 8091)
+
+
+@pytest.fixture(scope="module")
+def proxied(helm: Commands) -> Net:
+    return Net(render(helm, *GATEWAY, *PROXIES))
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "port", "expected"),
+    [
+        ("worker", "proxy of default", 3128, YES),
+        ("spare", "proxy of default", 3128, YES),
+        ("batch worker", "proxy of batch", 3128, YES),
+        ("worker", "proxy of batch", 3128, NO),
+        ("batch worker", "proxy of default", 3128, NO),
+        ("other worker", "proxy of default", 3128, NO),
+        ("worker", "proxy of default", 80, NO),
+        # Its proxy and the gateway are all that a worker reaches.
+        ("worker", "gateway", 8090, YES),
+        ("worker", "internet", 443, NO),
+        ("worker", "internet", 80, NO),
+        ("other worker", "internet", 443, NO),
+        ("worker", "private git", 443, NO),
+        # A proxy is for workers.
+        ("router", "proxy of default", 3128, NO),
+        ("gateway", "proxy of default", 3128, NO),
+        ("neighbour", "proxy of default", 3128, NO),
+        ("pretender", "proxy of default", 3128, NO),
+        ("outsider", "proxy of default", 3128, NO),
+        # It reaches what is public, and what was named.
+        ("proxy of default", "internet", 443, YES),
+        ("proxy of default", "internet", 80, YES),
+        ("proxy of default", "internet-6", 443, YES),
+        ("proxy of default", "internet", 22, NO),
+        ("proxy of default", "private git", 443, YES),
+        ("proxy of default", "private git", 22, NO),
+        ("proxy of default", "metadata", 80, NO),
+        ("proxy of default", "metadata-6", 80, NO),
+        ("proxy of default", "api-service", 443, NO),
+        ("proxy of default", "api-server", 6443, NO),
+        ("proxy of default", "node", 443, NO),
+        ("proxy of default", "worker", 8080, NO),
+        ("proxy of default", "gateway", 8090, NO),
+        ("proxy of default", "gateway", 8091, NO),
+        ("proxy of default", "router", 3000, NO),
+        ("proxy of default", "proxy of batch", 3128, NO),
+    ],
+)
+def test_a_pool_s_workers_have_a_proxy_of_their_own(
+    proxied: Net, source: str, target: str, port: int, expected: bool
+) -> None:
+    assert proxied.flows(source, target, port) is expected
+
+
+@pytest.mark.parametrize("setting", [(), (OFF,)])
+def test_a_proxy_is_the_only_way_out_unless_that_is_said(helm: Commands, setting: tuple[str, ...]) -> None:
+    assert not Net(render(helm, *PROXIES, *setting)).flows("worker", "internet", 443)
+    opened = Net(render(helm, *PROXIES, *setting, "--set=networkPolicy.workerInternet=true"))
+    assert opened.flows("worker", "internet", 443)
 
 
 # --- the evaluator itself ---

@@ -14,8 +14,8 @@ from typing import TypeVar
 from claude_crds.access import from_kubeconfig
 from claude_crds.api import Api
 from claude_crds.reflector import Reflector
-from claude_crds.resources import CLAIMS, PODS, POOLS, SESSIONS, WORKERS_SELECTOR
-from claude_crds.views import ClaudePool, ClaudeSession, Object, PersistentVolumeClaim, Pod
+from claude_crds.resources import CLAIMS, PODS, POOLS, SESSIONS, TEAMS, WORKERS_SELECTOR
+from claude_crds.views import ClaudePool, ClaudeSession, ClaudeTeam, Object, PersistentVolumeClaim, Pod
 
 T = TypeVar("T")
 
@@ -41,6 +41,7 @@ class Watch:
     pools: Reflector[ClaudePool]
     pods: Reflector[Pod]
     claims: Reflector[PersistentVolumeClaim]
+    teams: Reflector[ClaudeTeam]
     bell: threading.Condition = field(default_factory=threading.Condition)
     changes: list[Change] = field(default_factory=list)
     most_pods: int = 0
@@ -116,12 +117,14 @@ async def _follow(
             Reflector(api, POOLS, namespace),
             Reflector(api, PODS, namespace, label_selector=WORKERS_SELECTOR),
             Reflector(api, CLAIMS, namespace, label_selector=WORKERS_SELECTOR),
+            Reflector(api, TEAMS, namespace),
         )
         watch.sessions.listen(lambda _, old, new: watch.heard("session", new, old))
         watch.pools.listen(lambda _, old, new: watch.heard("pool", new, old))
         watch.pods.listen(lambda _, old, new: watch.heard("pod", new, old))
         watch.claims.listen(lambda _, old, new: watch.heard("claim", new, old))
-        reflectors = (watch.sessions, watch.pools, watch.pods, watch.claims)
+        watch.teams.listen(lambda _, old, new: watch.heard("team", new, old))
+        reflectors = (watch.sessions, watch.pools, watch.pods, watch.claims, watch.teams)
         tasks = [asyncio.create_task(reflector.run()) for reflector in reflectors]
         for reflector in reflectors:
             await reflector.wait_synced()

@@ -214,11 +214,14 @@ class FakeApi:
             return problem or web.json_response(self.remove(kind, name))
         if problem := _changed(old, body.get("metadata", {}), "resourceVersion"):
             return problem
-        if not sub and _changed(old, body.get("metadata", {}), "uid"):
-            return _error(422, "Invalid", "metadata.uid: field is immutable")
-        # Of a server-side apply there is what callers here need: it merges, too.
+        if other := _changed(old, body.get("metadata", {}), "uid"):
+            return other if sub else _error(422, "Invalid", "metadata.uid: field is immutable")
+        # Of a server-side apply there is what callers here need: it merges, too, and conditions by their types.
         assert request.headers["Content-Type"] in ("application/merge-patch+json", "application/apply-patch+yaml")
-        half = {"status": body.get("status")} if sub else {k: v for k, v in body.items() if k != "status"}
+        half: Json = {"status": body.get("status")} if sub else {k: v for k, v in body.items() if k != "status"}
+        if request.content_type == "application/apply-patch+yaml" and "conditions" in (half.get("status") or {}):
+            both = [*old.get("status", {}).get("conditions", []), *half["status"]["conditions"]]
+            half["status"] = {**half["status"], "conditions": list({c["type"]: c for c in both}.values())}
         new = merge(old, half)
         return web.json_response(old if new == old else self.put(kind, new))
 

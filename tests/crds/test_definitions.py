@@ -152,7 +152,7 @@ def test_what_a_conversation_is_cannot_be_changed(field: str) -> None:
         (
             "claudesessions",
             ["Conversation", "Pool", "Phase", "Pod", "Last-Active", "Turns", "Cost", "Age"],
-            ["Tenant", "Desired", "Volume", "Restarts", "Message"],
+            ["Tenant", "Team", "Input", "Output", "Desired", "Volume", "Restarts", "Message"],
         ),
         (
             "claudepools",
@@ -162,7 +162,7 @@ def test_what_a_conversation_is_cannot_be_changed(field: str) -> None:
         (
             "claudeteams",
             ["Sessions", "Live", "Turns", "Cost", "Budget", "Age"],
-            ["Pool", "Period", "Max-Live", "Exceeded", "Message"],
+            ["Pool", "Period", "Max-Live", "Exceeded", "Key-Expiring", "Key-Expired", "Message"],
         ),
     ],
 )

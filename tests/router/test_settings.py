@@ -16,10 +16,11 @@ def test_defaults_are_those_that_the_readme_promises() -> None:
     shown = {env: default for env, default, _, _ in table(RouterSettings)}
     assert shown == {
         "HOST": "127.0.0.1", "PORT": "3000", "API_KEYS": "", "API_KEYS_FILE": "", "TEAMS_FILE": "",
-        "AUDIT_LOG": "", "POOL_SIZE": "5", "WARM_WORKERS": "1",
+        "AUDIT_LOG": "", "TEAM_METRICS": "false", "POOL_SIZE": "5", "WARM_WORKERS": "1",
         "IDLE_TIMEOUT_MS": "300000", "QUEUE_TIMEOUT_MS": "30000", "MAX_QUEUE": "16", "TURN_TIMEOUT_MS": "3600000",
         "KEEPALIVE_MS": "5000", "MAX_BODY_BYTES": "33554432", "SHUTDOWN_GRACE_MS": "30000",
         "SESSIONS_DIR": "~/.claude-code-api/sessions", "WORKSPACE_DIR": "", "WORKSPACE_PER_CONVERSATION": "true",
+        "WORKSPACE_GIT": "", "WORKSPACE_GIT_HOSTS": "",
         "PERMISSION_MODE": "bypassPermissions",
         "MODELS": "claude-code-opus=opus,claude-code-sonnet=sonnet,claude-code-haiku=haiku", "MODEL": "",
         "TOOL_ACTIVITY": "reasoning", "SYSTEM_PROMPT_MODE": "append", "TOOLS": "own", "DETACH_MS": "3000",

@@ -61,7 +61,7 @@ class SeenUsage(Usage):
 @contextlib.asynccontextmanager
 async def shop(desk: Desk, script: Script = worker, **more: Any) -> AsyncIterator[Shop]:
     sessions = TwoTeams()
-    app = create_app(RouterSettings(), sessions, version="1", access=desk.access, **more)
+    app = create_app(RouterSettings(), sessions, version="1", access=desk.access, **{"team_metrics": True, **more})
     async with FakeWorker(script) as there, endpoint(there.endpoint, sessions=sessions, app=app) as router:
         yield Shop(router, desk, [])
 
@@ -322,8 +322,19 @@ async def test_without_teams_neither_log_nor_metrics_know_any(caplog: pytest.Log
     assert 'team="' not in metrics
 
 
+async def test_metrics_that_everybody_may_read_name_no_team_unless_asked_for() -> None:
+    desk = Desk(team("red", requestsPerMinute=1))
+    key = desk.key("red")
+    async with shop(desk, team_metrics=False) as s:
+        for status in (200, 429):
+            assert (await s.turn(key)).status_code == status
+        await s.get(key, "/conversations")
+        assert 'team="' not in await s.metrics()
+        assert desk.access.limits.turns("red") == 0
+
+
 async def test_a_bounded_number_of_teams_in_metrics() -> None:
-    metrics = RouterMetrics()
+    metrics = RouterMetrics(teams=True)
     for number in range(MOST_TEAMS + 50):
         metrics.answered_team(f"team-{number}", 200)
     assert metrics.team_label("team-0") == "team-0"

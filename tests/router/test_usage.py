@@ -132,7 +132,7 @@ async def test_the_real_gateway_tells_each_team_its_own(tmp_path: Path) -> None:
 
         async def costs(**asked: Any) -> dict[str, float]:
             rows = json.loads(await Usage(url, usage_token(KEY)).ask(**asked))["data"]
-            return {row["key"]: row["costUSD"] for row in rows}
+            return {row["key"]: row["cost_usd"] for row in rows}
 
         assert await costs(by="team") == {"red": 3.0, "blue": 1.5}
         assert await costs(by="team", team="red") == {"red": 3.0}

@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import cast
-from urllib.parse import unquote
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from claude_worker import metrics, placement
+from claude_worker.asking import conversation_of, hints_of, keys_of
 from claude_worker.conversation import Conversation
 from claude_worker.dialect import DIALECTS, Dialect
 from claude_worker.events import End
@@ -27,7 +28,7 @@ from claude_worker.files import file_routes
 from claude_worker.guard import Guard
 from claude_worker.history import Hints
 from claude_worker.ledger import Ledger
-from claude_worker.openai.errors import ApiError
+from claude_worker.openai.errors import ApiError, bad_request
 from claude_worker.openai.request import ChatRequest
 from claude_worker.settings import WorkerSettings
 from claude_worker.status import Status
@@ -37,10 +38,7 @@ from claude_worker.turn import Reader, Turn
 
 log = logging.getLogger(__name__)
 
-CLIENT_SESSION = "x-claude-client-session"
-"""Set by the router when the conversation id came from a client's own session header."""
-
-_KEY_MAX = 256
+_MILLISECONDS = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,24 +140,6 @@ class TurnResponse(Response):
             await send_error(error, self._asked.dialect.error(error), send)
 
 
-def hints_of(headers: Headers) -> Hints:
-    """What the request's headers tell about it."""
-    retries = headers.get("x-stainless-retry-count", "0")
-    sends = headers.get("x-claude-history", "")
-    return Hints(
-        client_session=CLIENT_SESSION in headers,
-        retry=retries.isdigit() and int(retries) > 0,
-        sends="full" if sends == "full" else "last" if sends == "last" else "",
-    )
-
-
-def keys_of(headers: Headers) -> list[str]:
-    """The names by which a repetition of this request is known: the client's own, and the router's."""
-    named = headers.get("idempotency-key", "")
-    router = headers.get("x-claude-request", "")
-    return ([f"client:{named[:_KEY_MAX]}"] if named else []) + ([f"router:{router[:_KEY_MAX]}"] if router else [])
-
-
 async def send_error(error: ApiError, body: bytes, send: Send) -> None:
     """Answer with an error object."""
     headers = [(k.encode(), v.encode()) for k, v in error.headers.items()]
@@ -169,14 +149,17 @@ async def send_error(error: ApiError, body: bytes, send: Send) -> None:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The request's body. Raises ApiError (413) above `limit` bytes."""
+    """The request's body. Raises ApiError (400: it did not come to its end; 413: above `limit` bytes)."""
     pieces: list[bytes] = []
     size = 0
-    async for piece in request.stream():
-        size += len(piece)
-        if size > limit:
-            raise ApiError(413, f"The body is larger than {limit} bytes.", code="body_too_large")
-        pieces.append(piece)
+    try:
+        async for piece in request.stream():
+            size += len(piece)
+            if size > limit:
+                raise ApiError(413, f"The body is larger than {limit} bytes.", code="body_too_large")
+            pieces.append(piece)
+    except ClientDisconnect:
+        raise bad_request("The body ended before it was complete.", code="incomplete_body") from None
     return b"".join(pieces)
 
 
@@ -204,7 +187,7 @@ class WorkerApp:
         ]
         routes = [Route(path, self._guarded(endpoint), methods=[method]) for method, path, endpoint in guarded]
         routes += [Route("/healthz", self.health), Route("/readyz", self.ready)]
-        return Starlette(routes=routes, exception_handlers={ApiError: _on_api_error, HTTPException: _on_http_error})
+        return Starlette(routes=routes, exception_handlers=_HANDLERS)
 
     def _guarded(self, endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         async def guarded(request: Request) -> Response:
@@ -233,7 +216,7 @@ class WorkerApp:
         settings = self._settings
         model = settings.resolve(request.model)
         translator = Translator(tool_activity=settings.tool_activity, structured=request.schema() is not None)
-        conversation = unquote(headers.get("x-claude-conversation", ""), errors="surrogatepass")
+        conversation = conversation_of(headers)
         return Asking(
             dialect,
             request,
@@ -258,7 +241,12 @@ class WorkerApp:
     async def drain(self, request: Request) -> Response:
         """`POST /drain[?force=true&grace_ms=N]`."""
         force = request.query_params.get("force") == "true"
-        grace = int(request.query_params.get("grace_ms", "0")) / 1000
+        given = request.query_params.get("grace_ms", "0")
+        if not _MILLISECONDS.fullmatch(given):
+            raise bad_request(
+                "'grace_ms' must be a number of milliseconds.", code="invalid_parameter", param="grace_ms"
+            )
+        grace = int(given) / 1000
         await self._conversation.drain(force=force, grace=grace)
         return JSONResponse({"drained": True})
 
@@ -292,3 +280,14 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     code = {404: "not_found", 405: "method_not_allowed"}.get(http.status_code, "http_error")
     api = ApiError(http.status_code, str(http.detail), code=code, headers=http.headers)
     return await _on_api_error(request, api)
+
+
+async def _on_unforeseen(request: Request, error: Exception) -> Response:
+    return await _on_api_error(request, ApiError(500, "The worker failed. Its log says why.", code="internal_error"))
+
+
+_HANDLERS: dict[int | type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
+    ApiError: _on_api_error,
+    HTTPException: _on_http_error,
+    Exception: _on_unforeseen,
+}

@@ -42,6 +42,8 @@ class BodyDecoder(Generic[_T]):
             return self._lenient.decode(body), tuple(names[:_MOST_UNKNOWN])
         except msgspec.ValidationError as error:
             raise _invalid(str(error)) from error
+        except RecursionError as error:
+            raise bad_request("The body is nested too deeply.", code="invalid_json") from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise bad_request(f"The body is not valid JSON: {error}.", code="invalid_json") from error
 

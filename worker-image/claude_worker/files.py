@@ -35,6 +35,7 @@ _EXPORT_STALL_SECONDS = 3600.0
 """The router takes nothing of an export while the fork waits for its worker, and gives up by its own clock."""
 _FILES = "/files/"
 _UUID = re.compile(r"[0-9a-fA-F-]{36}")
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _SAFE = {
     "content-type": "application/octet-stream",
     "x-content-type-options": "nosniff",
@@ -251,6 +252,6 @@ def _attachment(name: str) -> dict[str, str]:
 
 
 def _integer(given: str, least: int, most: int) -> int:
-    if not given.isascii() or not given.isdigit() or not least <= int(given) <= most:
+    if not _NUMBER.fullmatch(given) or not least <= int(given) <= most:
         raise bad_request(f"'limit' must be a number from {least} to {most}.", code="invalid_parameter", param="limit")
     return int(given)

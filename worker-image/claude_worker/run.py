@@ -16,7 +16,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from claude_crds.settings import SettingsError
-from claude_worker import orphans, seed
+from claude_worker import clone, orphans, seed
 from claude_worker.cli import bundled_version
 from claude_worker.conversation import Conversation
 from claude_worker.guard import Guard, read_guard
@@ -70,6 +70,8 @@ class _Worker:
         import uvicorn  # noqa: PLC0415 - after the CLI was spawned, see above
 
         from claude_worker.app import WorkerApp  # noqa: PLC0415
+        from claude_worker.bounds import WITH_A_ROUTER  # noqa: PLC0415
+        from claude_worker.connections import connections  # noqa: PLC0415
 
         app = WorkerApp(self._settings, self._conversation, self._ledger, self._status, self._guard).asgi()
         config = uvicorn.Config(
@@ -77,6 +79,7 @@ class _Worker:
             log_config=None,
             access_log=False,
             lifespan="off",
+            http=connections(bounds=WITH_A_ROUTER),
             ws="none",
             timeout_keep_alive=75,
             timeout_graceful_shutdown=_LAST_BYTES_SECONDS,
@@ -115,9 +118,10 @@ def main() -> int:
             folder.mkdir(parents=True, exist_ok=True)
         with lock_volume(settings.volume):
             seed.plant(configuration, settings.config_dir)
+            clone.clone_here(os.environ)
             orphans.become_subreaper()
             return _loop(settings, guard)
-    except (SettingsError, VolumeError, OSError) as error:
+    except (SettingsError, VolumeError, clone.CloneError, OSError) as error:
         print(f"claude_worker: {error}", file=sys.stderr)
         return 2
 

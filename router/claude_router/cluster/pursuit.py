@@ -21,7 +21,7 @@ from claude_crds.reflector import Reflector, backoff
 from claude_crds.resources import SESSIONS, Desired, Phase, timestamp
 from claude_crds.views import ClaudeSession
 from claude_router.cluster.leases import Leases
-from claude_router.sessions import ConversationKey, Lease, PoolExhausted, SessionFailed, Unreachable
+from claude_router.sessions import Beginning, ConversationKey, Lease, PoolExhausted, SessionFailed, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,13 @@ class Cluster:
     async def get(self, name: str) -> ClaudeSession:
         """The session as it is there. See `call`."""
         return await self.call(self.api.get(SESSIONS, self.namespace, name))
+
+
+def _workspace(begins: Beginning) -> dict[str, Any]:
+    """`spec.workspace` of a new session."""
+    if begins.git is None:
+        return {"empty": True}
+    return {"git": {"url": begins.git.url, **({"ref": begins.git.ref} if begins.git.ref else {})}}
 
 
 def trouble(error: ApiError | AccessError) -> str:
@@ -251,6 +258,7 @@ class Pursuit:
             "conversationID": self._key.id,
             "tenant": self._key.tenant,
             **({"team": team} if team else {}),
+            **({"workspace": _workspace(begins)} if (begins := self._key.begins) else {}),
             "poolRef": {"name": pool or self._cluster.pool},
             "desiredState": Desired.RUNNING,
             "lastRequestTime": timestamp(self._cluster.now()),

@@ -89,6 +89,7 @@ async def _serve(settings: ClusterSettings, key: bytes, keys: ApiKeys, sock: soc
         app = create_app(
             live, sessions, version=claude_crds.__version__, access=Access(keys, teams.side if teams else None),
             usage=Usage(settings.gateway_url, usage_token(key)), running=running, audited=bool(settings.audit_log),
+            team_metrics=settings.team_metrics, git_hosts=sessions.git_hosts,
         )  # fmt: skip
         app.add_api_route("/livez", _alive, tags=["Operation"])
         server = server_of(app, grace=_LAST_BYTES_SECONDS)

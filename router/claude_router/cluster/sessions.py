@@ -170,6 +170,12 @@ class KubernetesSessions:
         """See Sessions. Costs `also`, not the number of conversations."""
         return self._directory.count(tenant) + sum(self.sessions.get(name) is None for name in also)
 
+    def git_hosts(self, tenant: str) -> Collection[str]:
+        """From where the tenant's pool lets workspaces be cloned for clients."""
+        name, _ = self._cluster.home(tenant)
+        pool = self.pools.get(name or self._cluster.pool)
+        return pool.spec.workspace.git_hosts if pool else ()
+
     async def list(self, tenant: str | None, *, limit: int, after: str = "") -> Sequence[SessionView]:
         """See Sessions. Costs the page, not the number of conversations."""
         found = (self.sessions.get(name) for name in self._directory.page(tenant, limit=limit, after=after))

@@ -39,6 +39,9 @@ class ClusterSettings:
         "GATEWAY_URL", "", text(), "Address of the gateway's internal listener, for `/v1/usage`; empty: none."
     )
     audit_log: str = setting("AUDIT_LOG", "", text(), "`stdout` or a file: one line for each request; empty: off.")
+    team_metrics: bool = setting(
+        "TEAM_METRICS", False, boolean(), "Whether `/metrics`, which needs no key, names teams."
+    )
     max_queue: int = setting(
         "MAX_QUEUE", 16, integer(0, 10_000), "Requests that may wait behind a conversation's running one; then 429."
     )

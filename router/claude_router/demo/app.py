@@ -89,7 +89,7 @@ def _uses(message: Message, number: int) -> list[Json]:
     ]
 
 
-async def _stream(request: Json, message: Message, number: int) -> AsyncIterator[bytes]:
+async def _stream(request: Json, message: Message, number: int, entry: Json) -> AsyncIterator[bytes]:
     usage = _usage(request)
     head = {
         "id": f"msg_{number:08d}", "type": "message", "role": "assistant", "model": request.get("model", "demo"),
@@ -104,9 +104,10 @@ async def _stream(request: Json, message: Message, number: int) -> AsyncIterator
         delta = {"type": "input_json_delta", "partial_json": json.dumps(use["input"])}
         yield b"".join(_block(next(indices), {**use, "input": {}}, [delta]))
     size = sum(len(s.argument) for s in message.steps) + len(json.dumps([given for _, given in message.calls]))
-    final = {**usage, "output_tokens": max(1, size // 4)}
+    final = entry["usage"] = {**usage, "output_tokens": max(1, size // 4)}
     yield _frame("message_delta", delta={"stop_reason": message.stop_reason, "stop_sequence": None}, usage=final)
     yield _frame("message_stop")
+    entry["whole"] = True
 
 
 async def _whole(request: Json, message: Message, number: int) -> Json:
@@ -128,10 +129,15 @@ class DemoModel:
         self._numbers = itertools.count(1)
         self._failures: Counter[str] = Counter()
 
-    def _note(self, request: Json, number: int) -> None:
+    def _note(self, request: Json, number: int, credential: str) -> Json:
+        """Its entry in the log. `usage` is what was told of it, `whole`: to the end of the answer."""
         system = request.get("system") or ""
-        self.log.append({
+        entry = {
             "number": number,
+            "message": f"msg_{number:08d}",
+            "credential": hashlib.sha256(credential.encode()).hexdigest(),
+            "usage": {},
+            "whole": False,
             "model": request.get("model"),
             "system": system if isinstance(system, str) else "\n".join(b.get("text", "") for b in system),
             "prompts": prompts(request),
@@ -142,7 +148,9 @@ class DemoModel:
             "images": sum(b.get("type") == "image" for m in request.get("messages", []) for b in _blocks_of(m)),
             "tools": [t.get("name") for t in request.get("tools", [])],
             "metadata": request.get("metadata", {}),
-        })  # fmt: skip
+        }  # fmt: skip
+        self.log.append(entry)
+        return entry
 
     def _error(self, message: Message, request: Json) -> Response | None:
         step = next((s for s in message.steps if s.verb == "status"), None)
@@ -161,7 +169,7 @@ class DemoModel:
         """`POST /v1/messages`."""
         request: Json = await http.json()
         number = next(self._numbers)
-        self._note(request, number)
+        entry = self._note(request, number, http.headers.get("x-api-key", ""))
         message = answer(request)
         if error := self._error(message, request):
             return error
@@ -170,8 +178,10 @@ class DemoModel:
             if any(s.verb == "cut" for s in message.steps):
                 # The CLI falls back to a whole answer when streams keep breaking; that breaks as well.
                 return JSONResponse({"type": "error", "error": {"type": "api_error", "message": "scripted cut"}}, 500)
-            return JSONResponse(await _whole(request, message, number))
-        return StreamingResponse(_stream(request, message, number), media_type="text/event-stream")
+            answered = await _whole(request, message, number)
+            entry |= {"usage": answered["usage"], "whole": True}
+            return JSONResponse(answered)
+        return StreamingResponse(_stream(request, message, number, entry), media_type="text/event-stream")
 
     async def read_log(self, http: Request) -> Response:
         """`GET /log?after=N`: what was asked, oldest first, from request number N + 1 on."""

@@ -11,6 +11,7 @@ from claude_router.client import ClientLeft
 from claude_router.gateway import errors, routes
 from claude_router.gateway.body import Body
 from claude_router.gateway.callers import Caller, Credentials, credential_in
+from claude_router.gateway.crowd import MOST_AT_A_TIME, Crowd
 from claude_router.gateway.headers import HeaderList
 from claude_router.gateway.metrics import GatewayMetrics
 from claude_router.gateway.relay import Call, Relay
@@ -39,13 +40,16 @@ class GatewayApp:
         metrics: GatewayMetrics,
         *,
         max_body_bytes: int,
+        most_at_a_time: int = MOST_AT_A_TIME,
     ) -> None:
+        """`most_at_a_time` requests of one worker run; their bodies are at most twice `max_body_bytes` together."""
         self._credentials = credentials
         self._teams = teams
         self._upstreams = upstreams
         self._relay = relay
         self._metrics = metrics
         self._limit = max_body_bytes
+        self._crowd = Crowd(most_at_a_time, 2 * max_body_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -81,11 +85,15 @@ class GatewayApp:
         if policy is None:
             raise errors.no_team(caller.team)
         upstream = self._upstreams.of(caller, policy)
-        body = Body(receive, self._limit, _length(by_name, self._limit))
+        length = _length(by_name, self._limit)
+        if length is None and b"transfer-encoding" not in by_name:
+            length = 0
+        body = Body(receive, self._limit, length)
         call = Call(caller, policy, upstream, route, scope["query_string"], received, body, arrived)
         send.body = body
         try:
-            await self._relay.run(call, receive, send)
+            with self._crowd.entered(caller.pod or caller.session, self._limit if length is None else length):
+                await self._relay.run(call, receive, send)
         finally:
             _log(call, send, time.perf_counter() - arrived)
 

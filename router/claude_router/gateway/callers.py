@@ -22,12 +22,13 @@ _LONGEST = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A worker: names of its session, team, pool and pod."""
+    """A worker: names of its session, team, pool and pod; `uid` is the session's, where there is one."""
 
     session: str
     team: str = NO_TEAM
     pool: str = ""
     pod: str = ""
+    uid: str = ""
 
 
 class Credentials(Protocol):

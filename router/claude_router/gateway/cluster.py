@@ -1,17 +1,23 @@
-"""What the gateway follows on the cluster, and the two requests to the API server that no other part makes."""
+"""What the gateway follows on the cluster, and what it writes there."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import logging
+import time
 from typing import Any
 
 from claude_crds.api import Api
+from claude_crds.errors import AlreadyExists
+from claude_crds.events import event
 from claude_crds.reflector import Reflector
-from claude_crds.resources import COMPONENT_LABEL, PODS, POOLS, SESSIONS, TEAMS, WORKER
+from claude_crds.resources import COMPONENT_LABEL, EVENTS, PODS, POOLS, SESSIONS, TEAMS, WORKER
+from claude_crds.views import ClaudeSession, ClaudeTeam
 from claude_router.gateway.callers import Credentials
 from claude_router.gateway.settings import GatewaySettings
-from claude_router.gateway.status import MANAGER
+from claude_router.gateway.status import MANAGER, News
 from claude_router.gateway.teams import ClusterTeams, Teams
 from claude_router.gateway.verify import TokenVerifier
 from claude_router.gateway.workers import PodCredentials
@@ -19,23 +25,17 @@ from claude_router.gateway.workers import PodCredentials
 log = logging.getLogger(__name__)
 
 _AGAIN_SECONDS = 1.0
+_COMPONENT = "claude-gateway"
 
 
 class GatewayApi(Api):
-    """The API server, with what the verifier and the teams' statuses need."""
+    """The API server, with what the verifier needs."""
 
     async def public_keys(self) -> tuple[bytes, bytes]:
         """Discovery document and public keys of service account tokens. Raises ApiError."""
         discovery = await self._call("GET", "/.well-known/openid-configuration")
         # It makes no other kind, and says 406 to those who ask for plain JSON.
         return discovery, await self._call("GET", "/openid/v1/jwks", accept="application/jwk-set+json")
-
-    async def apply_team_status(self, namespace: str, name: str, status: dict[str, Any]) -> None:
-        """Server-side apply: what it says is the gateway's from now on, the rest of the status is others'."""
-        body = {"apiVersion": TEAMS.api_version, "kind": TEAMS.kind, "metadata": {"name": name}, "status": status}
-        path = TEAMS.path(namespace, name, "status")
-        query = {"fieldManager": MANAGER, "force": "true"}
-        await self._call("PATCH", path, body, query=query, content_type="application/apply-patch+yaml")
 
 
 class Cluster:
@@ -74,8 +74,25 @@ class Cluster:
         return next((r.problem or "not listed yet" for r in reflectors if not r.synced), self._verifier.problem)
 
     async def write_status(self, team: str, status: dict[str, Any]) -> None:
-        """See `claude_router.gateway.status.Write`."""
-        await self._api.apply_team_status(self._namespace, team, status)
+        """See `claude_router.gateway.status.Write`. What it says is the gateway's, all else is others'."""
+        body = {"metadata": {"name": team}, "status": status}
+        await self._api.apply(TEAMS, self._namespace, body, manager=MANAGER, subresource="status")
+
+    async def write_session(self, session: ClaudeSession, status: dict[str, Any]) -> None:
+        """See `claude_router.gateway.conversations.Write`."""
+        body = {"metadata": {"name": session.name, "uid": session.metadata.uid}, "status": status}
+        await self._api.apply(SESSIONS, self._namespace, body, manager=MANAGER, subresource="status")
+
+    async def tell(self, team: ClaudeTeam, news: News) -> None:
+        """See `claude_router.gateway.status.Tell`. Its name says what is told, so nothing is told twice."""
+        body = event(
+            TEAMS, team, news.reason, news.message, now=time.time(), warning=news.warning, component=_COMPONENT
+        )
+        told = f"{team.metadata.uid} {news.reason} {news.period} {team.spec.budget}"
+        name = f"{team.name}.{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+        body["metadata"] = {"name": name, "namespace": team.metadata.namespace}
+        with contextlib.suppress(AlreadyExists):
+            await self._api.create(EVENTS, self._namespace, body)
 
 
 async def _follow(reflector: Reflector[Any]) -> None:

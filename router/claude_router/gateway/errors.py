@@ -58,6 +58,12 @@ def over_ceiling(team: str, resets: float, now: float) -> ApiError:
     return ApiError(429, message, code="budget_exceeded", retry=False, retry_after=resets - now)
 
 
+def crowded() -> ApiError:
+    """429: the worker has too much in flight."""
+    message = "This worker has too many requests in flight, or too large ones."
+    return ApiError(429, message, code="too_many_requests", retry=True, retry_after=1.0)
+
+
 def too_slow() -> ApiError:
     """408: the request's body did not come."""
     return ApiError(408, "The request's body did not come in time.", code="request_timeout", retry=True)

@@ -7,8 +7,6 @@ from collections.abc import Iterable
 
 from multidict import CIMultiDict
 
-from claude_router.gateway.upstreams import Upstream
-
 HeaderList = list[tuple[bytes, bytes]]
 
 _HOP_BY_HOP = frozenset({
@@ -28,7 +26,9 @@ _BACK_PREFIX = b"anthropic-"
 _NOT_BACK = frozenset({b"anthropic-organization-id"})
 
 
-def forward(received: Iterable[tuple[bytes, bytes]], upstream: Upstream, length: int | None) -> CIMultiDict[str]:
+def forward(
+    received: Iterable[tuple[bytes, bytes]], credential: tuple[str, str], length: int | None
+) -> CIMultiDict[str]:
     """What goes to the model; `length` of the body in bytes, None: not known. Names come in lower case.
 
     Without compression, so that the meter can read along.
@@ -43,7 +43,7 @@ def forward(received: Iterable[tuple[bytes, bytes]], upstream: Upstream, length:
     sent["Accept-Encoding"] = "identity"
     if length is not None:
         sent["Content-Length"] = str(length)
-    sent[upstream.header] = upstream.value
+    sent[credential[0]] = credential[1]
     return sent
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from claude_router.gateway.metrics import CONTENT_TYPE, GatewayMetrics
+from claude_router.gateway.retention import day_of
 from claude_router.gateway.usage import BY, Used, used
 from claude_worker.openai.errors import ApiError, bad_request
 
@@ -63,7 +65,11 @@ class Internal:
                 Route("/readyz", self._readyz),
                 Route("/metrics", self._show_metrics),
             ],
-            exception_handlers={ApiError: _on_api_error},
+            exception_handlers={
+                ApiError: _on_api_error,
+                HTTPException: _on_http_error,
+                Exception: _on_unforeseen,
+            },
         )
 
     async def _usage(self, request: Request) -> Response:
@@ -101,12 +107,26 @@ def _time(text: str | None, name: str) -> float | None:
         return None
     try:
         if text.replace(".", "", 1).isdigit() and text.isascii():
-            return float(text)
-        when = datetime.fromisoformat(text)
-        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError) as error:
+            seconds = float(text)
+        else:
+            when = datetime.fromisoformat(text)
+            seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+        day_of(seconds)
+        return seconds
+    except (ValueError, OverflowError, OSError) as error:
         message = f"'{name}' must be a date, a time with a zone, or Unix seconds."
         raise bad_request(message, code="invalid_parameter", param=name) from error
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    api = ApiError(error.status_code, str(error.detail), code=code, headers=error.headers)
+    return await _on_api_error(request, api)
+
+
+async def _on_unforeseen(request: Request, _: Exception) -> Response:
+    return await _on_api_error(request, ApiError(500, "The gateway failed. Its log says why.", code="internal_error"))
 
 
 async def _on_api_error(_: Request, error: Exception) -> Response:

@@ -1,7 +1,9 @@
 """Every metered request, on disk: noted when it begins, priced when it ends, each at most once.
 
-One thread writes; what has come meanwhile goes into one transaction. A request that has begun and not ended when the
-process dies stays in it, unpriced and marked as lost. Nothing that was written is ever written again.
+One thread writes; what has come meanwhile goes into one transaction. A row is safe from the end of this process as soon
+as its transaction is over, and from the end of the machine when the log has been synced, right after that: who waits
+for a row waits for the former only. A request that has begun and not ended when the process dies stays in it, unpriced
+and marked as lost. Nothing that was written is ever written again, but for old rows, which become sums by day.
 """
 
 from __future__ import annotations
@@ -9,13 +11,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import os
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
+from claude_router.gateway import retention
+from claude_router.gateway.flags import LOST
 from claude_router.gateway.scan import Counted
 
 log = logging.getLogger(__name__)
@@ -24,9 +29,6 @@ MOST_WAITING = 10_000
 """Rows not written yet, above which no further request should begin."""
 _RETRY_SECONDS = 1.0
 _MOST_AT_ONCE = 1000
-
-LOST, ESTIMATED, UNMETERED, UNKNOWN_MODEL = "lost", "estimated", "unmetered", "unknown-model"
-"""Flags of a row: the process died first; the answer broke off; the API said nothing; priced as the dearest."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS requests (
@@ -37,6 +39,7 @@ CREATE TABLE IF NOT EXISTS requests (
     searches INTEGER NOT NULL DEFAULT 0, cost REAL NOT NULL DEFAULT 0, flags TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS requests_by_time ON requests (began, team);
+CREATE INDEX IF NOT EXISTS requests_by_session ON requests (session, began);
 CREATE INDEX IF NOT EXISTS requests_open ON requests (id) WHERE ended IS NULL;
 """
 _BEGIN = "INSERT OR IGNORE INTO requests (id, began, team, session, pool, model) VALUES (?, ?, ?, ?, ?, ?)"
@@ -74,11 +77,20 @@ class LedgerError(Exception):
     """The ledger cannot be used; the message says why."""
 
 
-_Entry = Begun | Ended | threading.Event | None
+class _Ending(NamedTuple):
+    ended: Ended
+    written: Callable[[], None] | None
+
+
+class _Prune(NamedTuple):
+    before: float
+
+
+_Entry = Begun | _Ending | _Prune | threading.Event | None
 
 
 class Ledger:
-    """See the module. `begin`, `end` and `problem` may be used by any thread and never wait."""
+    """See the module. `begin`, `end`, `prune` and `problem` may be used by any thread and never wait."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -113,9 +125,13 @@ class Ledger:
         """It is on its way."""
         self._queue.put(begun)
 
-    def end(self, ended: Ended) -> None:
-        """It is over."""
-        self._queue.put(ended)
+    def end(self, ended: Ended, written: Callable[[], None] | None = None) -> None:
+        """It is over. `written` is called, in the writer's thread, when the row is safe from the process's end."""
+        self._queue.put(_Ending(ended, written))
+
+    def prune(self, before: float) -> None:
+        """Have requests that began before then (a midnight, Unix time) become sums by day, bit by bit."""
+        self._queue.put(_Prune(before))
 
     def flush(self, seconds: float = 10.0) -> bool:
         """Whether all that came before is on disk; waits for it so long. Blocks."""
@@ -135,7 +151,9 @@ class Ledger:
 
     def _write(self) -> None:
         pause = threading.Event()
-        with contextlib.closing(connect(self._path)) as db:
+        with contextlib.closing(connect(self._path)) as db, contextlib.ExitStack() as stack:
+            db.execute("PRAGMA synchronous = NORMAL")
+            sync = _syncing(stack, self._path)
             last = False
             while not last:
                 entries, last = self._taken()
@@ -144,9 +162,24 @@ class Ledger:
                         log.error("%d entries of the ledger are lost", len(entries))
                         break
                     pause.wait(_RETRY_SECONDS)
-                for entry in entries:
-                    if isinstance(entry, threading.Event):
-                        entry.set()
+                self._settle(db, sync, entries)
+
+    def _settle(self, db: sqlite3.Connection, sync: Callable[[], None], entries: Sequence[_Entry]) -> None:
+        """What can wait until the rows are written, and whoever waits for them has been told."""
+        try:
+            sync()
+        except OSError as error:
+            log.error("the ledger cannot be synced: %s", error)
+            self._problem = str(error)
+        for entry in entries:
+            if isinstance(entry, threading.Event):
+                entry.set()
+            elif isinstance(entry, _Prune):
+                try:
+                    if retention.fold(db, entry.before):
+                        self._queue.put(entry)
+                except sqlite3.Error as error:
+                    log.error("the ledger cannot be pruned: %s", error)
 
     def _taken(self) -> tuple[list[_Entry], bool]:
         """What is there to be written, at least one entry; and whether it is the last."""
@@ -157,27 +190,48 @@ class Ledger:
         return entries, entries[-1] is None
 
     def _written(self, db: sqlite3.Connection, entries: Sequence[_Entry]) -> bool:
+        """Write the rows, and tell those who wait for one; whether it could be done."""
         begun = [entry for entry in entries if isinstance(entry, Begun)]
-        ended = [entry for entry in entries if isinstance(entry, Ended)]
+        ended = [entry for entry in entries if isinstance(entry, _Ending)]
         if not (begun or ended):
             return True
         try:
             with db:
                 db.executemany(_BEGIN, begun)
-                db.executemany(_END, map(_parameters, ended))
+                db.executemany(_END, (_parameters(entry.ended) for entry in ended))
         except sqlite3.Error as error:
             if str(error) != self._problem:
                 log.error("the ledger cannot be written: %s", error)
             self._problem = str(error)
             return False
         self._problem = ""
+        for entry in ended:
+            if entry.written is not None:
+                entry.written()
         return True
+
+
+def _syncing(stack: contextlib.ExitStack, path: Path) -> Callable[[], None]:
+    """Syncs SQLite's log, which is there as long as a connection is. Raises OSError."""
+    file = -1
+
+    def sync() -> None:
+        nonlocal file
+        if file < 0:
+            try:
+                file = os.open(path.with_name(path.name + "-wal"), os.O_RDWR)
+            except FileNotFoundError:
+                return  # nothing was written yet
+            stack.callback(os.close, file)
+        os.fdatasync(file)
+
+    return sync
 
 
 def _prepare(path: Path) -> int:
     """Make the table, and mark what an earlier process has left; gives how many. Raises sqlite3.Error."""
     with contextlib.closing(connect(path)) as db, db:
-        db.executescript(_SCHEMA)
+        db.executescript(_SCHEMA + retention.SCHEMA)
         return db.execute("UPDATE requests SET ended = began, flags = ? WHERE ended IS NULL", (LOST,)).rowcount
 
 

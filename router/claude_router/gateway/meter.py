@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Callable
 
 from claude_router.gateway import errors
 from claude_router.gateway.callers import Caller
-from claude_router.gateway.ledger import ESTIMATED, MOST_WAITING, UNKNOWN_MODEL, UNMETERED, Begun, Ended, Ledger
+from claude_router.gateway.flags import ESTIMATED, UNKNOWN_MODEL, UNMETERED
+from claude_router.gateway.ledger import MOST_WAITING, Begun, Ended, Ledger
 from claude_router.gateway.metrics import GatewayMetrics
 from claude_router.gateway.prices import Prices
 from claude_router.gateway.scan import Counted, Scanner
@@ -17,17 +20,23 @@ from claude_router.gateway.spending import Spending
 OTHER = "other"
 _BYTES_A_TOKEN = 4
 _MOST_GUESSED = 200_000
+SETTLE_SECONDS = 1.0
+"""The longest that the end of an answer waits for its row: a disk that hangs must not keep turns from ending."""
+
+Heard = Callable[[Caller, Counted, float], None]
+"""Called with what each request used, and its cost in USD."""
 
 
 class Metered:
     """A request that has begun. `end` may be called again: the first call counts."""
 
-    __slots__ = ("_body_bytes", "_meter", "_over", "began", "caller", "id", "model", "unsent")
+    __slots__ = ("_body_bytes", "_meter", "_over", "_written", "began", "caller", "id", "model", "unsent")
 
     def __init__(self, meter: Meter, caller: Caller, model: str, body_bytes: int) -> None:
         self._meter = meter
         self._body_bytes = body_bytes
         self._over = False
+        self._written: asyncio.Future[None] | None = None
         self.id = f"gw_{secrets.token_hex(12)}"
         self.began = meter.clock()
         self.caller = caller
@@ -49,11 +58,19 @@ class Metered:
             flags.append(ESTIMATED)
         elif counted is not None and scanner is not None and not scanner.complete:
             flags.append(ESTIMATED)
-        self._meter.price(self, status, scanner, counted or Counted(), flags)
+        self._written = asyncio.get_running_loop().create_future()
+        self._meter.price(self, status, scanner, counted or Counted(), flags, self._written)
+
+    async def settled(self) -> None:
+        """Return when its row, of which `end` has been called, survives whatever ends this process."""
+        if self._written is not None and not self._written.done():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SETTLE_SECONDS):
+                    await asyncio.shield(self._written)
 
 
 class Meter:
-    """Belongs to the event loop. `clock` is Unix time."""
+    """Belongs to the event loop. `clock` is Unix time; that of budgets is `clock_offset` seconds ahead of it."""
 
     def __init__(
         self,
@@ -64,8 +81,12 @@ class Meter:
         known_team: Callable[[str], bool],
         *,
         clock: Callable[[], float] = time.time,
+        clock_offset: float = 0.0,
+        heard: Heard = lambda *_: None,
     ) -> None:
         self.clock = clock
+        self._offset = clock_offset
+        self._heard = heard
         self.spending = spending
         self._ledger = ledger
         self._prices = prices
@@ -80,19 +101,46 @@ class Meter:
         self._ledger.begin(Begun(request.id, request.began, caller.team, caller.session, caller.pool, model))
         return request
 
-    def price(self, request: Metered, status: int, scanner: Scanner | None, counted: Counted, flags: list[str]) -> None:
+    def budget_time(self) -> float:
+        """The time by the clock of budgets."""
+        return self.clock() + self._offset
+
+    def price(
+        self,
+        request: Metered,
+        status: int,
+        scanner: Scanner | None,
+        counted: Counted,
+        flags: list[str],
+        written: asyncio.Future[None],
+    ) -> None:
         """Write down what became of it; see `Metered.end`."""
         model = (scanner.model if scanner else "") or request.model
         cost, known = self._prices.cost(model, counted) if any(counted) else (0.0, True)
         if not known:
             flags.append(UNKNOWN_MODEL)
         message = scanner.message if scanner else ""
-        self._ledger.end(
-            Ended(request.id, self.clock(), model[:200], message[:200], status, counted, cost, ",".join(flags))
-        )
+        ended = Ended(request.id, self.clock(), model[:200], message[:200], status, counted, cost, ",".join(flags))
+        self._ledger.end(ended, _teller(written))
         team = request.caller.team
-        self.spending.add(team, request.began, counted, cost)
+        self.spending.add(team, request.began + self._offset, counted, cost)
+        self._heard(request.caller, counted, cost)
         shown = team if self._known_team(team) else OTHER
         self._metrics.metered(shown, self._prices.name_of(model) or OTHER, counted, cost)
         for flag in flags:
             self._metrics.flagged(flag)
+
+
+def _teller(written: asyncio.Future[None]) -> Callable[[], None]:
+    """For the ledger's thread: has the future set on its own loop."""
+    loop = written.get_loop()
+
+    def set_result() -> None:
+        if not written.done():
+            written.set_result(None)
+
+    def tell() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(set_result)
+
+    return tell

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import aiohttp
 from starlette.types import Receive, Send
-from yarl import URL
 
 from claude_router.client import ClientLeft, ClientWatch
 from claude_router.gateway import errors, headers
@@ -26,7 +25,8 @@ from claude_router.gateway.metrics import GatewayMetrics
 from claude_router.gateway.routes import Route
 from claude_router.gateway.scan import JsonScanner, Scanner, SseScanner
 from claude_router.gateway.teams import Policy
-from claude_router.gateway.upstreams import Upstream
+from claude_router.gateway.upstream import Asked, Reply, Upstream
+from claude_worker.openai.errors import ApiError
 
 log = logging.getLogger(__name__)
 
@@ -116,13 +116,13 @@ class Relay:
         budget = call.policy.budget
         if not (self._ceiling and budget):
             return
-        now = self._meter.clock()
+        now = self._meter.budget_time()
         judged = judge(0.0, budget, now)
         spent = self._meter.spending.since(call.caller.team, judged.start).cost_usd
         if over_ceiling(spent, budget, self._ceiling):
             raise errors.over_ceiling(call.caller.team, judged.resets, now)
 
-    async def _finish(self, call: Call, response: aiohttp.ClientResponse, send: Send) -> None:
+    async def _finish(self, call: Call, response: Reply, send: Send) -> None:
         try:
             await self._pass_on(call, response, send)
         except _FAILURES as error:
@@ -130,17 +130,16 @@ class Relay:
         finally:
             response.close()  # after a complete answer this does nothing; else the model sees at once that we left
 
-    async def _ask(self, call: Call, data: bytes | AsyncIterator[bytes]) -> aiohttp.ClientResponse:
+    async def _ask(self, call: Call, data: bytes | AsyncIterator[bytes]) -> Reply:
         """Status and headers. Raises ApiError."""
-        url = URL(call.upstream.url + call.route.path, encoded=True)
-        if call.query:
-            url = URL(f"{url}?{call.query.decode('latin-1')}", encoded=True)
         length = call.body.known_length if call.route.has_body else None
-        sent = headers.forward(call.headers, call.upstream, length)
+        asked = Asked(call.route, call.query, call.headers, length)
         try:
-            return await self._http.request(
-                call.route.method, url, data=data or None, headers=sent, allow_redirects=False
-            )
+            return await call.upstream.ask(self._http, asked, data)
+        except ApiError:
+            if call.metered is not None:
+                call.metered.unsent = True
+            raise
         except _FAILURES as error:
             if call.body.failure is not None:  # not the model's: it was raised while the body was on its way
                 raise call.body.failure from error
@@ -149,7 +148,7 @@ class Relay:
             log.warning("no answer of the model", extra={"fields": _fields(call, error)})
             raise errors.unreachable() from error
 
-    async def _pass_on(self, call: Call, response: aiohttp.ClientResponse, send: Send) -> None:
+    async def _pass_on(self, call: Call, response: Reply, send: Send) -> None:
         passed, kind = headers.back(response.raw_headers, call.metered.id if call.metered else "")
         scanner = call.scanner = _scanner_for(call, response, kind)
         call.status = response.status
@@ -162,17 +161,19 @@ class Relay:
             if scanner is not None:
                 scanner.feed(chunk)
                 if scanner.complete and call.metered is not None:
-                    call.metered.end(response.status, scanner)  # before the worker can know that it is over
+                    call.metered.end(response.status, scanner)
+                    await call.metered.settled()  # before the worker can know that it is over
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         if scanner is not None:
             scanner.feed(chunk)
             scanner.end()
         if call.metered is not None:
             call.metered.end(response.status, scanner)
+            await call.metered.settled()
         await send({"type": "http.response.body", "body": chunk, "more_body": False})
 
 
-def _scanner_for(call: Call, response: aiohttp.ClientResponse, kind: str) -> Scanner | None:
+def _scanner_for(call: Call, response: Reply, kind: str) -> Scanner | None:
     if call.metered is None or response.status != 200:
         return None
     return SseScanner() if kind == "text/event-stream" else JsonScanner()

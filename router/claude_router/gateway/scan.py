@@ -12,6 +12,8 @@ import msgspec
 
 _USAGE = b'"usage"'
 """In a text it would have backslashes."""
+_COUNT = b"message_delta"
+"""Once the beginning is known, what else tells usage has this in its type: longer, so that it is found sooner."""
 _STOP = b'"message_stop"'
 _DELTA = b"event: content_block_delta"
 _DELTA_BYTES = 130
@@ -106,6 +108,7 @@ class SseScanner:
         self.model = ""
         self.message = ""
         self._counted: Counted | None = None
+        self._begun = False
         self._final = False
         self._rest = b""
         self._skipping = False
@@ -140,10 +143,9 @@ class SseScanner:
             return
         self._size += size
         self._deltas += data.count(_DELTA, begin, begin + sample) * size // sample
-        if data.find(_USAGE, begin, end) >= 0:
-            for line in data[begin:end].split(b"\n"):
-                if _USAGE in line:
-                    self._line(line)
+        while (found := data.find(_COUNT if self._begun else _USAGE, begin, end)) >= 0:
+            begin = data.find(b"\n", found) + 1
+            self._line(data[data.rfind(b"\n", 0, found) + 1 : begin])
         if self._final and data.find(_STOP, begin, end) >= 0:
             self.complete = True
 
@@ -171,6 +173,7 @@ class SseScanner:
         if event.type == "message_start" and event.message is not None:
             self.model, self.message = event.message.model, event.message.id
             self._take(event.message.usage)
+            self._begun = True
         elif event.type == "message_delta" and event.usage is not None:
             self._take(event.usage)
             self._final = True

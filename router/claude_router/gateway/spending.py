@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 
+from claude_router.gateway.retention import day_of
 from claude_router.gateway.scan import Counted
 from claude_router.gateway.usage import Used
 
 KEPT_SECONDS = 40 * 86_400.0
 """More than the longest period."""
-
-
-def day_of(when: float) -> str:
-    """`2030-01-31`, in UTC."""
-    return datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%d")
 
 
 class Spending:
@@ -38,9 +33,7 @@ class Spending:
             oldest = day_of(when - KEPT_SECONDS)
             for old in [known for known in days if known < oldest]:
                 del days[old]
-        written = counted.cache_write_5m + counted.cache_write_1h
-        more = Used(team, 1, 0, 0, counted.prompt, counted.output, counted.cache_read, written, cost)
-        days[day] = _sum(team, [days.get(day, Used()), more])
+        days[day] = added(days.get(day, Used(team)), counted, cost)
         for listener in self._listeners:
             listener(team)
 
@@ -48,6 +41,13 @@ class Spending:
         """The team's sum of the days from that of `start` on."""
         first = day_of(start)
         return _sum(team, [used for day, used in self._days.get(team, {}).items() if day >= first])
+
+
+def added(used: Used, counted: Counted, cost: float) -> Used:
+    """The sum with one request more."""
+    written = counted.cache_write_5m + counted.cache_write_1h
+    more = Used("", 1, 0, 0, counted.prompt, counted.output, counted.cache_read, written, cost)
+    return _sum(used.key, [used, more])
 
 
 def _sum(team: str, parts: Iterable[Used]) -> Used:

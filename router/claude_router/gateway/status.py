@@ -1,4 +1,7 @@
-"""Every team's usage, cost and budget in its ClaudeTeam's status: at changes, seldom, and at once when it is spent."""
+"""Every team's usage, cost and budget in its ClaudeTeam's status: at changes, seldom, and at once when it is spent.
+
+An Event tells of each step of a budget, once: what was written before is what a step is one from, whoever wrote it.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,15 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from claude_crds.access import AccessError
 from claude_crds.errors import ApiError, NotFound
+from claude_crds.events import Notice
 from claude_crds.objects import Condition, condition
 from claude_crds.resources import timestamp
 from claude_crds.teams import Aspect
-from claude_crds.views import ClaudeTeam
+from claude_crds.views import ClaudeTeam, Usage
 from claude_router.gateway.budgets import Judged, Standing, judge
 from claude_router.gateway.spending import Spending
 from claude_router.gateway.usage import Used
@@ -31,6 +35,20 @@ Write = Callable[[str, Json], Awaitable[None]]
 """Applies a team's status; raises ApiError."""
 
 
+class News(NamedTuple):
+    """What an Event about a team says."""
+
+    reason: Notice
+    message: str
+    warning: bool
+    period: str = ""
+    """When the budget's period began: a step is told once in it, for the same budget."""
+
+
+Tell = Callable[[ClaudeTeam, News], Awaitable[None]]
+"""Has an Event written; raises ApiError."""
+
+
 def status_of(team: ClaudeTeam, used: Used, judged: Judged, now: float) -> Json:
     """The part of the status that is the gateway's. A condition's time is that of its last change."""
     exceeded, near = judged.standing is Standing.EXCEEDED, judged.standing is not Standing.OK
@@ -42,15 +60,46 @@ def status_of(team: ClaudeTeam, used: Used, judged: Judged, now: float) -> Json:
         _condition(team, Aspect.BUDGET_NEAR, near, "NearlySpent" if near else "NotNear", until, now),
     ]
     return {
-        "usage": {
-            "inputTokens": used.input_tokens,
-            "outputTokens": used.output_tokens,
-            "cachedTokens": used.cached_tokens,
-            "costUSD": round(used.cost_usd, 6),
-        },
+        "usage": usage_of(
+            Usage(
+                input_tokens=used.input_tokens,
+                output_tokens=used.output_tokens,
+                cached_tokens=used.cached_tokens,
+                cost_usd=used.cost_usd,
+            )
+        ),
         "periodStart": timestamp(judged.start),
         "conditions": conditions,
     }
+
+
+def usage_of(usage: Usage) -> Json:
+    """`status.usage`, of a team or a session."""
+    return {
+        "inputTokens": usage.input_tokens,
+        "outputTokens": usage.output_tokens,
+        "cachedTokens": usage.cached_tokens,
+        "costUSD": round(usage.cost_usd, 6),
+    }
+
+
+def news(before: Json, after: Json) -> News | None:
+    """What is worth an Event, of two statuses of a team: once at each step of its budget, up or down."""
+    was, now = _level(before), _level(after)
+    another = bool(before["periodStart"]) and before["periodStart"] != after["periodStart"]
+    message = after["conditions"][0]["message"]
+    if now > was or (now and another):
+        return News(Notice.BUDGET_EXCEEDED if now > 1 else Notice.BUDGET_NEAR, message, True, after["periodStart"])
+    if now == was:
+        return None
+    why = "A new period has begun" if another else "The budget is another"
+    return News(Notice.BUDGET_RESET, f"{why}. {message}", False, after["periodStart"])
+
+
+def _level(status: Json) -> int:
+    """0: below the warning, 1: near, 2: exceeded."""
+    holds = {type_ for type_, value in _standing(status) if value == "True"}
+    return 2 if Aspect.BUDGET_EXCEEDED in holds else 1 if Aspect.BUDGET_NEAR in holds else 0
 
 
 def _condition(team: ClaudeTeam, aspect: Aspect, holds: bool, reason: str, message: str, now: float) -> Json:
@@ -77,14 +126,18 @@ class TeamStatuses:
         spending: Spending,
         write: Write,
         *,
+        tell: Tell | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._teams = teams
         self._spending = spending
         self._write = write
+        self._tell = tell
         self._clock = clock
         self._written: dict[str, tuple[float, Json]] = {}
         self._failed: dict[str, float] = {}
+        self._due: dict[str, tuple[ClaudeTeam, Json]] = {}
+        """Of what is being written: the team, and what its status said before."""
         self._bell = asyncio.Event()
         spending.listen(lambda _: self.ring())
 
@@ -96,6 +149,7 @@ class TeamStatuses:
         """The statuses to write now, and until when nothing else is to be done (Unix time)."""
         found: list[tuple[str, Json]] = []
         wake = now + 3600.0
+        self._due = {}
         for team in self._teams():
             judged = judge(0.0, team.spec.budget, now)
             used = self._spending.since(team.name, judged.start)
@@ -109,6 +163,7 @@ class TeamStatuses:
                 ready = max(ready, last + WRITE_SECONDS)
             if ready <= now:
                 found.append((team.name, status))
+                self._due[team.name] = team, before
             else:
                 wake = min(wake, ready)
         return found, wake
@@ -129,6 +184,8 @@ class TeamStatuses:
 
     async def _put(self, name: str, status: Json) -> None:
         now = self._clock()
+        # First, since once it is written nobody would know that it has not been told.
+        await self._announce(name, status)
         try:
             await self._write(name, status)
         except NotFound:
@@ -140,17 +197,22 @@ class TeamStatuses:
         self._failed.pop(name, None)
         self._written[name] = (now, status)
 
+    async def _announce(self, name: str, status: Json) -> None:
+        team, before = self._due[name]
+        told = news(before, status)
+        if told is None or self._tell is None:
+            return
+        try:
+            await self._tell(team, told)
+        except (ApiError, AccessError) as error:
+            log.warning("an Event was not written: %s", error)
+
 
 def _present(team: ClaudeTeam) -> Json:
     """What an earlier gateway has written, as far as the view has it."""
     usage, start = team.status.usage, team.status.period_start
     return {
-        "usage": {
-            "inputTokens": usage.input_tokens,
-            "outputTokens": usage.output_tokens,
-            "cachedTokens": usage.cached_tokens,
-            "costUSD": usage.cost_usd,
-        },
+        "usage": usage_of(usage),
         "periodStart": timestamp(start.timestamp()) if start else "",
         "conditions": [
             {"type": c.type, "status": c.status}

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
 import msgspec
 
-from claude_router.gateway.ledger import LOST, UNMETERED, connect
+from claude_router.gateway.ledger import connect
+from claude_router.gateway.retention import DAY, DAY_SECONDS, KEPT, SUMS, day_of
 
 By = Literal["day", "team", "session", "model"]
 BY: tuple[By, ...] = get_args(By)
 MOST_ROWS = 10_000
 
-_DAY = "strftime('%Y-%m-%d', began, 'unixepoch')"
-_KEYS: dict[By, str] = {"day": _DAY, "team": "team", "session": "session", "model": "model"}
+_KEYS: dict[By, str] = {"day": DAY, "team": "team", "session": "session", "model": "model"}
 
 
-class Used(msgspec.Struct, frozen=True, rename="camel"):
+class Used(msgspec.Struct, frozen=True):
     """A sum. `input_tokens` holds cached ones as well; `cost_usd` is at list prices.
 
     `unpriced` requests are in no other figure: their gateway died, or the API said nothing. `running` have not ended.
@@ -33,13 +33,11 @@ class Used(msgspec.Struct, frozen=True, rename="camel"):
     output_tokens: int = 0
     cached_tokens: int = 0
     cache_write_tokens: int = 0
-    cost_usd: float = msgspec.field(default=0.0, name="costUSD")
+    cost_usd: float = 0.0
 
 
-_UNPRICED = f"(flags LIKE '%{LOST}%' OR flags LIKE '%{UNMETERED}%')"
-_SUMS = f"""count(*), sum(ended IS NULL), sum({_UNPRICED}),
-    sum(input + cache_read + cache_write_5m + cache_write_1h), sum(output), sum(cache_read),
-    sum(cache_write_5m + cache_write_1h), sum(cost)"""
+_ADDED = """sum(requests), sum(running), sum(unpriced), sum(input), sum(output), sum(cache_read), sum(cache_write),
+    sum(cost)"""
 
 
 def used(
@@ -47,19 +45,48 @@ def used(
 ) -> list[Used]:
     """One sum a key, in order of keys, of requests that began from `since` until before `until` (Unix time). Blocks.
 
-    Raises sqlite3.Error. At most MOST_ROWS.
+    Days that are kept as sums count whole, and for no session. Raises sqlite3.Error. At most MOST_ROWS.
     """
     conditions = {"began >= ?": since, "began < ?": until, "team = ?": team or None, "session = ?": session or None}
+    rows, values = _chosen(f"SELECT {_KEYS[by]} AS key, {SUMS} FROM requests", conditions, "GROUP BY 1")
+    if by != "session" and not session:
+        first, last = (None if time is None else day_of(time) for time in (since, until))
+        # A day that `until` is in the middle of has begun before it.
+        before = "day <= ?" if until is not None and until % DAY_SECONDS else "day < ?"
+        kept, more = _chosen(
+            f"SELECT {by} AS key, {KEPT} FROM days", {"day >= ?": first, before: last, "team = ?": team or None}
+        )
+        rows, values = f"{rows} UNION ALL {kept}", [*values, *more]
+    query = f"SELECT key, {_ADDED} FROM ({rows}) GROUP BY key ORDER BY key LIMIT {MOST_ROWS}"
+    with contextlib.closing(connect(path)) as db:
+        return [Used(*row) for row in db.execute(query, values)]
+
+
+def _chosen(select: str, conditions: Mapping[str, object], rest: str = "") -> tuple[str, list[object]]:
+    """The query with those conditions that have a value, and the values."""
     chosen = {text: value for text, value in conditions.items() if value is not None}
     where = f"WHERE {' AND '.join(chosen)}" if chosen else ""
-    query = f"SELECT {_KEYS[by]} AS key, {_SUMS} FROM requests {where} GROUP BY key ORDER BY key LIMIT {MOST_ROWS}"
-    with contextlib.closing(connect(path)) as db:
-        return [Used(*row) for row in db.execute(query, tuple(chosen.values()))]
+    return f"{select} {where} {rest}", list(chosen.values())
 
 
 def by_team_and_day(path: Path, since: float) -> Iterator[tuple[str, str, Used]]:
     """(team, day, sum) of all requests that began from `since` on. Blocks."""
-    query = f"SELECT team, {_DAY} AS day, {_SUMS} FROM requests WHERE began >= ? GROUP BY team, day"
+    query = f"""SELECT team, day, {_ADDED} FROM (
+        SELECT team, {DAY} AS day, {SUMS} FROM requests WHERE began >= ? GROUP BY 1, 2
+        UNION ALL SELECT team, day, {KEPT} FROM days WHERE day >= ?) GROUP BY team, day"""
     with contextlib.closing(connect(path)) as db:
-        for team, day, *sums in db.execute(query, (since,)):
+        for team, day, *sums in db.execute(query, (since, day_of(since))):
             yield team, day, Used(team, *sums)
+
+
+def last_sessions(path: Path, seconds: float) -> list[str]:
+    """The sessions of requests that began at most so long before the last one did. Blocks. Raises sqlite3.Error."""
+    query = "SELECT DISTINCT session FROM requests WHERE began >= (SELECT max(began) FROM requests) - ?"
+    with contextlib.closing(connect(path)) as db:
+        return [session for (session,) in db.execute(query, (seconds,))]
+
+
+def of_session(path: Path, session: str, since: float, until: float) -> Used:
+    """The sum of a session's requests that began from `since` until before `until`. Blocks. Raises sqlite3.Error."""
+    found = used(path, "session", since=since, until=until, session=session)
+    return found[0] if found else Used(session)

@@ -57,7 +57,8 @@ class PodCredentials:
         session = self._sessions.get(labels.get(SESSION_LABEL, ""))
         if session is None or session.leaving or session.metadata.uid != labels.get(SESSION_UID_LABEL):
             return None
-        return Caller(session.name, session.spec.team or NO_TEAM, labels.get(POOL_LABEL, session.pool), pod.name)
+        pool = labels.get(POOL_LABEL, session.pool)
+        return Caller(session.name, session.spec.team or NO_TEAM, pool, pod.name, session.metadata.uid)
 
     async def _catch_up(self, identity: PodIdentity) -> None:
         """Wait a little for a pod that is new, or that has just been claimed, and for its session."""

@@ -31,7 +31,10 @@ _COLUMNS = ("ID", "TEAM", "NAME", "CREATED", "EXPIRES", "STATE")
 
 def main(arguments: Sequence[str], clock: Callable[[], float] = time.time) -> int:
     """Returns the exit status: 0, 1 (cannot be done), 2 (arguments; by SystemExit), 130 (interrupted)."""
-    asked = _parser().parse_args(arguments)
+    parser = _parser()
+    asked = parser.parse_args(arguments)
+    if asked.namespace and asked.file is not None:
+        parser.error("keys are kept in a namespace or in a file, not in both")
     try:
         asyncio.run(_run(asked, clock()))
     except KeysError as error:
@@ -125,12 +128,20 @@ class _Parser(argparse.ArgumentParser):
         super().error(redact(message))
 
 
+def _where(namespace: str, file: str | None) -> _Parser:
+    """The options that say where keys are kept, with these defaults."""
+    parser = _Parser(add_help=False)
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("-n", "--namespace", default=namespace, help="the teams' namespace (default: the kubeconfig's)")
+    place.add_argument("--file", type=Path, default=file, help="keep the keys in this file instead of on a cluster")
+    return parser
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="claude-code-api keys", description="API keys of teams.", allow_abbrev=False)
-    where = _Parser(add_help=False)
-    place = where.add_mutually_exclusive_group()
-    place.add_argument("-n", "--namespace", default="", help="namespace of the teams (default: the kubeconfig's)")
-    place.add_argument("--file", type=Path, help="keep the keys in this file instead of on a cluster")
+    # Before the command as well as after it, as with kubectl. A default after it would undo what was said before it.
+    parser = _Parser(prog="claude-code-api keys", description="API keys of teams.", allow_abbrev=False,
+                     parents=[_where("", None)])  # fmt: skip
+    where = _where(argparse.SUPPRESS, argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", required=True, metavar="create|list|revoke")
     creating = commands.add_parser("create", parents=[where], help="make a key, and print it once")
     creating.add_argument("team", type=_team, metavar="TEAM", help="name of the ClaudeTeam")

@@ -34,6 +34,9 @@ _PREFIXES = (
 # Of this program itself, or of a Claude Code session that this server was started from.
 _NEVER = frozenset(("CLAUDE_CODE_SESSION_ID", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT", "API_KEYS"))
 
+WORKSPACE_GIT = "WORKSPACE_GIT"
+"""What a new workspace is cloned from; set anew for a worker whose conversation says otherwise."""
+
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-[^}]*)?\}")
 
 
@@ -74,6 +77,7 @@ def worker_environment(settings: RouterSettings, environ: Mapping[str, str]) -> 
             "ALLOW_REMOTE_IMAGES": str(settings.allow_remote_images).lower(),
             "SLASH_COMMANDS": str(settings.slash_commands).lower(),
             "CLAUDE_CONFIG_SEED": str(settings.seed_path or ""),
+            WORKSPACE_GIT: settings.workspace_git,
         }
     )
 

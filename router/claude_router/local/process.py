@@ -19,12 +19,15 @@ from typing import Literal, cast
 import aiohttp
 import msgspec
 
+from claude_router.local.environment import WORKSPACE_GIT
 from claude_router.sessions import Usage
 
 log = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
 """From spawn to the line that says it listens; a booting Python on a loaded machine takes seconds, not a minute."""
+_CLONE_SECONDS = 600.0
+"""The worker's own limit for a workspace that is cloned first."""
 
 _DRAIN_SECONDS = 30.0  # the worker's own closing of the CLI takes up to 15 s
 _CHECK_SECONDS = 2.0
@@ -89,11 +92,12 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         except OSError as error:
             self._ended.set()
             raise WorkerFailed(f"a worker could not be started: {error}") from error
+        seconds = START_SECONDS + (_CLONE_SECONDS if environment.get(WORKSPACE_GIT) else 0.0)
         try:
-            async with asyncio.timeout(START_SECONDS):
+            async with asyncio.timeout(seconds):
                 port = await asyncio.shield(self._ready)
         except TimeoutError:
-            raise WorkerFailed(f"{self.name} was not ready within {START_SECONDS:g} s{self.last_words()}") from None
+            raise WorkerFailed(f"{self.name} was not ready within {seconds:g} s{self.last_words()}") from None
         self.endpoint = f"http://127.0.0.1:{port}"
         self._follower = loop.create_task(self._follow())
 

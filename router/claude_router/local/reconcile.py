@@ -96,7 +96,7 @@ class Reconciler:
                 del workers.wanted[wanted.name]
         # While nothing can be started, one spare is tried now and then, so that recovery is seen without a request.
         warm = max(self._warm, 1) if workers.error else self._warm
-        sessions = [w.view(fresh=w.name not in workers.store.records) for w in workers.wanted.values()]
+        sessions = [w.view(fresh=workers.fresh(w)) for w in workers.wanted.values()]
         views = [live.view(now) for live in workers.live.values()]
         self._turns.look(sessions, views, now)
         policy = Policy(self.size, warm, self._idle_timeout, workers.warm_not_before, self._shares(), self._turns.ended)

@@ -135,7 +135,10 @@ async def _until_stopped(
 ) -> None:
     access = Access(ApiKeys(settings.api_keys), side)
     audited = bool(settings.audit_log)
-    app = create_app(settings, sessions, version=claude_crds.__version__, access=access, audited=audited)
+    app = create_app(
+        settings, sessions, version=claude_crds.__version__, access=access, audited=audited,
+        team_metrics=settings.team_metrics, git_hosts=lambda _: settings.workspace_git_hosts,
+    )  # fmt: skip
     server = server_of(app, grace=settings.shutdown_grace + _LAST_BYTES_SECONDS)
     serving = asyncio.create_task(server.serve([sock]))
     first = asyncio.create_task(signals.first.wait())

@@ -16,6 +16,7 @@ import aiohttp
 
 from claude_operator.decide import WorkerState
 from claude_router.local import strays
+from claude_router.local.environment import WORKSPACE_GIT
 from claude_router.local.live import HOLD_SECONDS, Live, Wanted
 from claude_router.local.process import WorkerFailed, WorkerProcess
 from claude_router.local.store import Store
@@ -84,6 +85,18 @@ class Workers:
 
     # -- starting ------------------------------------------------------------------------------------------------
 
+    def git_of(self, wanted: Wanted | None) -> str:
+        """What a worker's workspace is cloned from: a spare's, or a conversation's; empty: nothing, or it is there."""
+        if wanted is not None and wanted.name in self.store.records:
+            return ""
+        if wanted is not None and (begins := wanted.key.begins) is not None:
+            return str(begins.git or "")
+        return self._launch.environment.get(WORKSPACE_GIT, "")
+
+    def fresh(self, wanted: Wanted) -> bool:
+        """Whether the conversation has no volume yet, and a spare's is like one that it would get."""
+        return wanted.name not in self.store.records and self.git_of(wanted) == self.git_of(None)
+
     def start(self, volume: Volume, wanted: Wanted | None) -> Live:
         """Start a worker on `volume`, for a conversation or as a spare."""
         process = WorkerProcess(f"worker-{next(self._numbers)}", self._http, self.bell.set)
@@ -92,12 +105,13 @@ class Workers:
         self.live[live.name] = live
         if wanted:
             wanted.worker = live
-        self.task(self._start(live))
+        self.task(self._start(live, self.git_of(wanted)))
         return live
 
-    async def _start(self, live: Live) -> None:
+    async def _start(self, live: Live, git: str) -> None:
         environment = {
             **self._launch.environment,
+            WORKSPACE_GIT: git,
             "VOLUME_DIR": str(live.volume.path),
             "WORKSPACE_DIR": str(live.volume.workspace),
             strays.MARK: _mark(live),

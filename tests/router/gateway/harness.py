@@ -131,24 +131,30 @@ async def gateway(
     *,
     teams: Mapping[str, Policy] | None = None,
     max_body_bytes: int = 1 << 20,
+    most_at_a_time: int = 9,
     ceiling: int = 0,
     url: str = "",
     caller: Caller = CALLER,
+    kind: str = "anthropic",
+    files: Mapping[str, str] | None = None,
+    look: bool = True,
 ) -> AsyncIterator[Running]:
-    """A running gateway. `script` answers for the model; `url` takes its place."""
+    """A running gateway. `script` answers for the model; `url` takes its place, an account of `kind` with `files`."""
     secret = folder / "upstream"
     secret.mkdir()
-    (secret / "ANTHROPIC_API_KEY").write_text(REAL_KEY + "\n")
+    for name, text in (files or {"ANTHROPIC_API_KEY": REAL_KEY + "\n"}).items():
+        (secret / name).write_text(text)
     path = folder / "ledger.sqlite3"
     ledger, metrics, spending = Ledger(path), GatewayMetrics(), Spending()
     ledger.open()
     policies = StaticTeams({"red": Policy(), **(teams or {})})
     async with FakeWorker(script) as model:
-        upstreams = Upstreams(secret, folder / "teams", url or model.endpoint)
-        upstreams.look()
+        upstreams = Upstreams(secret, folder / "teams", url or model.endpoint, kind=kind)
+        if look:
+            upstreams.look()
         relay = Relay(Meter(ledger, prices.read(), spending, metrics, policies.known), metrics, ceiling_percent=ceiling)
         app = GatewayApp(StaticCredentials.of({TOKEN: caller}), policies, upstreams, relay, metrics,
-                         max_body_bytes=max_body_bytes)  # fmt: skip
+                         max_body_bytes=max_body_bytes, most_at_a_time=most_at_a_time)  # fmt: skip
         try:
             async with (
                 listening(app) as port,

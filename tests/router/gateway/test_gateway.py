@@ -259,6 +259,25 @@ async def test_a_body_over_the_limit_is_refused(tmp_path: Path, announced: bool)
         assert running.model.received == []
 
 
+async def test_a_worker_has_so_many_requests_at_a_time_and_no_more(tmp_path: Path) -> None:
+    let_go = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await let_go.wait()
+        await exchange.whole(200, JSON, b"{}")
+
+    async with gateway(tmp_path, script, most_at_a_time=2) as running:
+        held = [asyncio.create_task(running.post()) for _ in range(2)]
+        await until(lambda: len(running.model.received) == 2)
+        refused = await running.post()
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert error_of(refused)["type"] == "rate_limit_error"
+        let_go.set()
+        assert [(await one).status_code for one in held] == [200, 200]
+        assert (await running.post()).status_code == 200
+        assert len(running.model.received) == 3
+
+
 async def test_a_session_whose_team_was_deleted_is_refused(tmp_path: Path) -> None:
     async with gateway(tmp_path, streams(ANSWER), caller=Caller("conv-a", "gone")) as running:
         answer = await running.post()

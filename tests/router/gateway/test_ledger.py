@@ -8,14 +8,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from claude_router.gateway import retention
 from claude_router.gateway.ledger import Begun, Ended, Ledger, LedgerError, connect
 from claude_router.gateway.scan import Counted
-from claude_router.gateway.usage import Used, by_team_and_day, used
+from claude_router.gateway.usage import By, Used, by_team_and_day, last_sessions, of_session, used
 
 DAY = 86_400.0
 
@@ -125,6 +128,7 @@ def test_it_waits_out_a_disk_that_fails(ledger: Ledger, monkeypatch: pytest.Monk
 WRITER = """
 import sys
 from pathlib import Path
+from claude_router.gateway import retention
 from claude_router.gateway.ledger import Begun, Ended, Ledger
 from claude_router.gateway.scan import Counted
 ledger = Ledger(Path(sys.argv[1]))
@@ -155,3 +159,80 @@ def test_what_is_on_disk_survives_a_kill(tmp_path: Path) -> None:
     assert sums.cost_usd == sums.requests - lost
     with contextlib.closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_row_is_told_of_when_it_is_in_the_database(ledger: Ledger) -> None:
+    path, seen, told = path_of(ledger), [], threading.Event()
+
+    def written() -> None:
+        seen.append(used(path, "team"))
+        told.set()
+
+    ledger.begin(begun(1))
+    ledger.end(ended(1), written)
+    assert told.wait(10)
+    assert [u.cost_usd for u in seen[0]] == [1.0]
+
+
+def fill(ledger: Ledger) -> Path:
+    """Two days: 1970-01-01 with five requests, and the next with two."""
+    rows = [
+        (0.0, "red", "m", ""), (1.0, "red", "m", "unmetered"), (DAY - 1, "red", "n", ""), (5.0, "blue", "m", "lost"),
+        (6.0, "red", "m", "estimated"), (DAY, "red", "m", ""), (DAY + 7, "blue", "m", ""),
+    ]  # fmt: skip
+    for number, (when, team, model, flags) in enumerate(rows):
+        ledger.begin(begun(number, when, team, model=model))
+        ledger.end(ended(number, model=model, flags=flags))
+    return path_of(ledger)
+
+
+VIEWS: list[tuple[By, dict[str, Any]]] = [
+    ("day", {}), ("team", {}), ("model", {}), ("day", {"team": "red"}), ("model", {"team": "blue"}),
+    ("team", {"since": 0.0, "until": DAY}), ("team", {"since": DAY}), ("day", {"since": DAY, "until": 2 * DAY}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("most", [1, 2, 100])
+def test_old_requests_become_sums_that_say_the_same_but_of_sessions(ledger: Ledger, most: int) -> None:
+    path = fill(ledger)
+    before = [used(path, by, **options) for by, options in VIEWS]
+    spent = sorted(by_team_and_day(path, 0.0))
+    with contextlib.closing(connect(path)) as db:
+        while retention.fold(db, DAY, most):
+            pass
+        assert db.execute("SELECT min(began), count(*) FROM requests").fetchone() == (DAY, 2)
+    assert [used(path, by, **options) for by, options in VIEWS] == before
+    assert sorted(by_team_and_day(path, 0.0)) == spent
+    assert [u.requests for u in used(path, "session")] == [2]
+    assert used(path, "team", since=3600.0, until=DAY / 2) == used(path, "team", until=DAY)
+    with contextlib.closing(connect(path)) as db:
+        assert not retention.fold(db, 2 * DAY)
+    assert [used(path, by, **options) for by, options in VIEWS] == before
+
+
+def test_the_writer_prunes_beside_its_work_and_leaves_what_runs(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_MOST_AT_ONCE", 1)
+    monkeypatch.setattr(retention.fold, "__defaults__", (1,))
+    path = fill(ledger)
+    ledger.begin(begun(90, 1.0))
+    ledger.prune(retention.oldest_kept(DAY * 11.5, 10))
+    for number in range(91, 99):
+        ledger.begin(begun(number, DAY))
+        path_of(ledger)
+    assert {u.requests for u in used(path, "session")} == {11}
+    assert sum(u.requests for u in used(path, "day")) == 16
+    assert used(path, "team", team="red")[0].running == 9
+
+
+def test_what_sessions_used_in_a_time_and_who_was_last(ledger: Ledger) -> None:
+    rows = [(10.0, "a"), (20.0, "a"), (30.0, "b"), (40.0, "a")]
+    for number, (when, session) in enumerate(rows):
+        ledger.begin(begun(number, when, session=session))
+        ledger.end(ended(number))
+    path = path_of(ledger)
+    assert of_session(path, "a", 20.0, 40.0).cost_usd == 1.0
+    assert of_session(path, "c", 0.0, 99.0) == Used("c")
+    assert sorted(last_sessions(path, 10.0)) == ["a", "b"]
+    assert last_sessions(path, 5.0) == ["a"]

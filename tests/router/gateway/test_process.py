@@ -111,8 +111,8 @@ async def test_a_request_and_its_usage(tmp_path: Path) -> None:
                     break
         assert found["by"] == "session"
         (row,) = found["data"]
-        assert (row["key"], row["requests"], row["unpriced"], row["outputTokens"]) == ("conv-a", 1, 0, 40)
-        assert row["costUSD"] == pytest.approx((10 * 5 + 40 * 25) / 1e6)
+        assert (row["key"], row["requests"], row["unpriced"], row["output_tokens"]) == ("conv-a", 1, 0, 40)
+        assert row["cost_usd"] == pytest.approx((10 * 5 + 40 * 25) / 1e6)
         assert (await usage("by=day&until=2001-01-01", bearer)).json()["data"] == []
         assert len((await usage("by=day&since=2001-01-01T00:00:00Z&team=default", bearer)).json()["data"]) == 1
         assert [(await usage(q, bearer)).status_code for q in ("by=hour", "since=then", "until=1e999")] == [
@@ -226,7 +226,7 @@ def _exceeded(fake: FakeApi) -> str:
 
 
 @pytest.mark.parametrize(("extra", "status", "told"), [
-    ({"UPSTREAM_KIND": "bedrock"}, 2, "not supported"), ({"UPSTREAM_KIND": "vertex"}, 2, "not supported"),
+    ({"UPSTREAM_KIND": "azure"}, 2, "UPSTREAM_KIND"), ({"UPSTREAM_MODELS": "opus=a=b"}, 2, "UPSTREAM_MODELS"),
     ({"UPSTREAM_URL": "ftp://x"}, 2, "UPSTREAM_URL"), ({"PRICES_FILE": "/none"}, 2, "PRICES_FILE"),
     ({"WORKER_KEY_FILE": "/none"}, 2, "key"), ({"CREDENTIALS_FILE": "/none"}, 2, "CREDENTIALS_FILE"),
     ({"LEDGER_FILE": "/proc/none/ledger"}, 1, "cannot be used"),

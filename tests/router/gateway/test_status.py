@@ -11,12 +11,15 @@ import msgspec
 import pytest
 
 from claude_crds.errors import Status, Unavailable
-from claude_crds.resources import TEAMS
+from claude_crds.events import Notice
+from claude_crds.resources import EVENTS, TEAMS
+from claude_crds.settings import load
 from claude_crds.views import ClaudeTeam
-from claude_router.gateway.cluster import GatewayApi
+from claude_router.gateway.cluster import Cluster, GatewayApi
 from claude_router.gateway.scan import Counted
+from claude_router.gateway.settings import GatewaySettings
 from claude_router.gateway.spending import Spending
-from claude_router.gateway.status import WRITE_SECONDS, TeamStatuses
+from claude_router.gateway.status import WRITE_SECONDS, News, TeamStatuses
 from crds.fake_api import PATIENCE, FakeApi, Json
 
 NOON = datetime(2028, 2, 29, 12, tzinfo=UTC).timestamp()
@@ -32,7 +35,19 @@ class World:
         self.written: list[tuple[str, Json]] = []
         self.bell = asyncio.Event()
         self.fail = False
-        self.statuses = TeamStatuses(lambda: self.teams.values(), self.spending, self.write, clock=lambda: self.now)
+        self.told: list[tuple[str, str, bool]] = []
+        self.statuses = self.another()
+
+    def another(self) -> TeamStatuses:
+        """Those of the next process."""
+        return TeamStatuses(
+            lambda: self.teams.values(), self.spending, self.write, tell=self.tell, clock=lambda: self.now
+        )
+
+    async def tell(self, team: ClaudeTeam, news: News) -> None:
+        if self.fail:
+            raise Unavailable(Status("away"), "POST")
+        self.told.append((team.name, news.reason, news.warning))
 
     @staticmethod
     def read(name: str, spec: Json, status: Json) -> ClaudeTeam:
@@ -166,10 +181,55 @@ async def test_it_is_applied_to_the_status_by_its_own_manager() -> None:
         async with GatewayApi(fake.loader) as api:
             assert isinstance(api, GatewayApi)
             status: dict[str, Any] = {"usage": {"costUSD": 1.5}}
-            await api.apply_team_status("ns", "red", status)
+            cluster = Cluster(api, "ns", load(GatewaySettings, {}))
+            await cluster.write_status("red", status)
             team = await api.get(TEAMS, "ns", "red")
+            for period in ("2030-01-01", "2030-01-01", "2030-01-02"):
+                await cluster.tell(team, News(Notice.BUDGET_NEAR, "Near.", True, period))
+            assert len(fake._objects[EVENTS.path("ns")]) == 2, "once a period, whoever tells"
         request = fake.requests[0]
+        assert fake.requests[-1].path == EVENTS.path("ns")
         assert (request.method, request.path) == ("PATCH", TEAMS.path("ns", "red", "status"))
         assert dict(request.query) == {"fieldManager": "gateway", "force": "true"}
         assert request.headers["Content-Type"] == "application/apply-patch+yaml"
         assert (team.status.sessions, team.status.usage.cost_usd) == (3, 1.5)
+
+
+@pytest.mark.asyncio
+async def test_each_step_of_a_budget_is_told_once_whatever_process_tells() -> None:
+    world = World(red=BUDGET, blue={})
+    await world.settle()
+    assert world.told == []
+    near, exceeded = ("red", "BudgetNear", True), ("red", "BudgetExceeded", True)
+    for usd, told in [(8, [near]), (1, [near]), (2, [near, exceeded]), (5, [near, exceeded])]:
+        world.spend(usd)
+        world.now += WRITE_SECONDS
+        await world.settle()
+        assert world.told == told
+        world.statuses = world.another()
+    world.now = NOON + 12 * 3600
+    await world.settle()
+    await world.settle()
+    assert world.told[2:] == [("red", "BudgetReset", False)]
+    world.spend(11)
+    world.now += WRITE_SECONDS
+    await world.settle()
+    assert world.told[3:] == [exceeded]
+    status = msgspec.to_builtins(world.teams["red"].status)
+    world.teams["red"] = world.read("red", {"budget": {"usd": 100, "period": "day"}}, status)
+    world.now += WRITE_SECONDS
+    await world.settle()
+    assert world.told[4:] == [("red", "BudgetReset", False)]
+
+
+@pytest.mark.asyncio
+async def test_an_event_that_cannot_be_written_keeps_nothing_from_being_so() -> None:
+    world = World(red=BUDGET)
+    world.spend(9)
+
+    async def fail(team: ClaudeTeam, news: News) -> None:
+        raise Unavailable(Status("away"), "POST")
+
+    world.statuses._tell = fail
+    assert len(await world.settle()) == 1
+    assert await world.settle() == []

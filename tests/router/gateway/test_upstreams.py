@@ -8,7 +8,8 @@ import pytest
 
 from claude_router.gateway.callers import Caller
 from claude_router.gateway.teams import OPEN, Policy
-from claude_router.gateway.upstreams import Upstream, Upstreams
+from claude_router.gateway.upstream import Api
+from claude_router.gateway.upstreams import Upstreams
 from claude_worker.openai.errors import ApiError
 from router.cluster.test_keys import publish
 
@@ -27,10 +28,10 @@ def test_a_key_or_a_token(shared: Path) -> None:
     upstreams = Upstreams(shared, None)
     publish(shared, 1, ANTHROPIC_AUTH_TOKEN="token-1")
     upstreams.look()
-    assert upstreams.of(RED, OPEN) == Upstream("https://api.anthropic.com", "authorization", "Bearer token-1")
+    assert upstreams.of(RED, OPEN) == Api("https://api.anthropic.com", "authorization", "Bearer token-1")
     publish(shared, 2, ANTHROPIC_API_KEY="key-2\n", ANTHROPIC_BASE_URL="http://lite:4000/anthropic/\n")
     upstreams.look()
-    assert upstreams.of(RED, OPEN) == Upstream("http://lite:4000/anthropic", "x-api-key", "key-2")
+    assert upstreams.of(RED, OPEN) == Api("http://lite:4000/anthropic", "x-api-key", "key-2")
     assert upstreams.problem == ""
 
 
@@ -67,12 +68,32 @@ def test_a_team_with_its_own_account_never_gets_the_shared_key(shared: Path, tmp
     (teams / "..data").mkdir()
     publish(teams / "red", 1, ANTHROPIC_API_KEY="red-key")
     upstreams.look()
-    assert upstreams.of(RED, OWN).value == "red-key"
+    ours = "https://api.anthropic.com"
+    assert upstreams.of(RED, OWN) == Api(ours, "x-api-key", "red-key")
     theirs = upstreams.of(RED, Policy(own_account=True, base_url="https://theirs/"))
-    assert (theirs.url, theirs.value) == ("https://theirs", "red-key")
-    assert upstreams.of(RED, OPEN).value == "shared-key"
-    assert upstreams.of(Caller("b", "blue"), OPEN).value == "shared-key"
+    assert theirs == Api("https://theirs", "x-api-key", "red-key")
+    assert upstreams.of(RED, OPEN) == Api(ours, "x-api-key", "shared-key")
+    assert upstreams.of(Caller("b", "blue"), OPEN) == Api(ours, "x-api-key", "shared-key")
+
+
+def test_an_account_that_cannot_be_read_keeps_no_other_from_being_read(shared: Path, tmp_path: Path) -> None:
+    (shared / "ANTHROPIC_API_KEY").write_text("sk-1")
+    for team, files in {
+        "deep": {"AWS_BEARER_TOKEN_BEDROCK": "k", "AWS_REGION": "eu-west-1", "MODEL_IDS": "[" * 60_000},
+        "odd": {"GOOGLE_APPLICATION_CREDENTIALS": "[" * 60_000},
+        "good": {"ANTHROPIC_API_KEY": "sk-2"},
+    }.items():
+        (tmp_path / "teams" / team).mkdir(parents=True)
+        for name, text in files.items():
+            (tmp_path / "teams" / team / name).write_text(text)
+    upstreams = Upstreams(shared, tmp_path / "teams")
+    upstreams.look()
+    assert upstreams.problem == ""
+    assert upstreams.of(Caller("s", team="good"), Policy(own_account=True)) is not None
+    for team in ("deep", "odd"):
+        with pytest.raises(ApiError):
+            upstreams.of(Caller("s", team=team), Policy(own_account=True))
 
 
 def test_what_prints_one_prints_no_secret() -> None:
-    assert "k3y" not in repr(Upstream("https://x", "x-api-key", "k3y"))
+    assert "k3y" not in repr(Api("https://x", "x-api-key", "k3y"))

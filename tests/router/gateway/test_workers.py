@@ -89,7 +89,7 @@ BOUND = ((POD_KIND, pod()), (SESSION_KIND, session()))
 
 async def test_a_bound_pod_is_its_sessions() -> None:
     async with world(*BOUND) as w:
-        assert await w.check() == Caller("conv-a", "red", "default", "pod-1")
+        assert await w.check() == Caller("conv-a", "red", "default", "pod-1", "s-1")
         assert w.cluster.problem == ""
 
 

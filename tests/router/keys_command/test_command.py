@@ -63,6 +63,17 @@ def test_what_create_says_beside_the_key(tmp_path: Path, capsys: Said) -> None:
     assert "it expires at 2030-02-01T00:00:00Z." in capsys.readouterr().err
 
 
+def test_where_they_are_kept_may_be_said_first(tmp_path: Path, capsys: Said) -> None:
+    path = tmp_path / "keys.json"
+    assert main(["--file", str(path), "create", "a"], at(0)) == 0
+    assert len(decode_file(path.read_bytes())) == 1
+    for both in (["-n", "x", "list", "--file", str(path)], ["--file", str(path), "list", "-n", "x"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(both, at(0))
+    capsys.readouterr()
+    assert command._parser().parse_args(["-n", "x", "list"]).namespace == "x"
+
+
 def test_the_list(tmp_path: Path, capsys: Said) -> None:
     path = tmp_path / "keys.json"
     assert main(["list", "--file", str(path)], at(0)) == 0
