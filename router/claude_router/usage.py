@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import logging
 from collections.abc import Mapping
 from typing import Literal
@@ -22,11 +19,6 @@ By = Literal["day", "team", "session", "model"]
 _SECONDS = 10.0
 _ANSWER_MAX = 16 * 1024 * 1024
 _FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
-
-
-def usage_token(key: bytes) -> str:
-    """The bearer token of the gateway's `/usage`, from the workers' key: 43 characters, and no worker's."""
-    return base64.urlsafe_b64encode(hmac.digest(key, b"usage", hashlib.sha256)).rstrip(b"=").decode()
 
 
 class Usage:

@@ -13,13 +13,13 @@ import pytest
 import uvicorn
 from aiohttp import web
 
+from claude_crds.tokens import usage_token
 from claude_router import usage as module
-from claude_router.gateway import internal
 from claude_router.gateway.internal import Internal
 from claude_router.gateway.ledger import Begun, Ended, Ledger
 from claude_router.gateway.metrics import GatewayMetrics
 from claude_router.gateway.scan import Counted
-from claude_router.usage import Usage, usage_token
+from claude_router.usage import Usage
 from claude_worker.openai.errors import ApiError
 from router.fakes import PATIENCE
 from router.harness import _Server
@@ -113,7 +113,6 @@ async def test_a_gateway_that_is_not_there_or_says_too_much(monkeypatch: pytest.
 
 
 async def test_the_real_gateway_tells_each_team_its_own(tmp_path: Path) -> None:
-    assert usage_token(KEY) == internal.usage_token(KEY)
     ledger = Ledger(tmp_path / "ledger")
     await asyncio.to_thread(ledger.open)
     try:
@@ -121,9 +120,7 @@ async def test_the_real_gateway_tells_each_team_its_own(tmp_path: Path) -> None:
             ledger.begin(Begun(str(number), 86_400.0 * number, team, f"conv-{team}", "default", "m"))
             ledger.end(Ended(str(number), 86_400.0 * number + 1, "m", "", 200, Counted(1), 1.5, ""))
         assert await asyncio.to_thread(ledger.flush)
-        made = Internal(
-            tmp_path / "ledger", GatewayMetrics(), internal.usage_token(KEY), problem=lambda: "", waiting=lambda: 0
-        )
+        made = Internal(tmp_path / "ledger", GatewayMetrics(), usage_token(KEY), problem=lambda: "", waiting=lambda: 0)
         server = _Server(uvicorn.Config(made.app(), port=0, log_config=None, access_log=False, lifespan="off"))
         serving = asyncio.create_task(server.serve())
         async with asyncio.timeout(PATIENCE):

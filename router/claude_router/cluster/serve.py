@@ -20,7 +20,7 @@ from claude_crds.access import AccessError, loader
 from claude_crds.api import Api
 from claude_crds.cache import Change
 from claude_crds.settings import SettingsError, load
-from claude_crds.tokens import KeyFileError, read_key
+from claude_crds.tokens import KeyFileError, read_key, usage_token
 from claude_crds.views import ClaudePool
 from claude_router import audit
 from claude_router.access import Access
@@ -33,7 +33,7 @@ from claude_router.cluster.teams import TeamWatch
 from claude_router.logs import configure
 from claude_router.running import Running
 from claude_router.serving import Server, Signals, cannot_listen, complain, listen, on_loop, server_of
-from claude_router.usage import Usage, usage_token
+from claude_router.usage import Usage
 
 log = logging.getLogger(__name__)
 

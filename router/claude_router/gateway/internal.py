@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,11 +22,6 @@ from claude_router.gateway.usage import BY, Used, used
 from claude_worker.openai.errors import ApiError, bad_request
 
 _JSON = "application/json"
-
-
-def usage_token(key: bytes) -> str:
-    """The token that `/usage` wants, made of the workers' key. No worker's token is like it: theirs are of names."""
-    return urlsafe_b64encode(hmac.digest(key, b"usage", hashlib.sha256)).rstrip(b"=").decode()
 
 
 class UsageAnswer(msgspec.Struct):

@@ -20,14 +20,14 @@ from typing import Any
 from claude_crds.access import AccessError, loader
 from claude_crds.logs import configure
 from claude_crds.settings import SettingsError, load
-from claude_crds.tokens import KeyFileError, read_key
+from claude_crds.tokens import KeyFileError, read_key, usage_token
 from claude_router.gateway import prices
 from claude_router.gateway.app import GatewayApp
 from claude_router.gateway.callers import Credentials, StaticCredentials
 from claude_router.gateway.cloud_models import read_ids
 from claude_router.gateway.cluster import Cluster, GatewayApi
 from claude_router.gateway.conversations import SessionStatuses
-from claude_router.gateway.internal import Internal, usage_token
+from claude_router.gateway.internal import Internal
 from claude_router.gateway.ledger import MOST_WAITING, Ledger, LedgerError
 from claude_router.gateway.meter import Heard, Meter
 from claude_router.gateway.metrics import GatewayMetrics

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from claude_crds.resources import PODS, SESSIONS, TEAMS
-from claude_router.gateway.internal import usage_token
+from claude_crds.tokens import usage_token
 from claude_router.gateway.usage import used
 from crds.fake_api import FakeApi
 from router.cluster.harness import kubeconfig
