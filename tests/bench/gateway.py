@@ -46,7 +46,7 @@ SHORT_CHUNKS, LONG_CHUNKS = 5, 100_000
 _BATCH = 100
 _COUNTS = {1: 1200, 16: 4800}
 _ROUNDS = 4
-_LONG_ROUNDS = 3
+_LONG_ROUNDS = 15
 _KEY = f"sk-{secrets.token_hex(16)}"
 _PROMPT_BYTES = 60_000
 """About what Claude Code's own prompt and tools are."""
