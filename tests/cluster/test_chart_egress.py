@@ -16,7 +16,7 @@ LONG = "a-pool-with-a-very-long-name-that-does-not-fit-in-a-service"
 OPTIONS = (
     "--set=egressProxy.enabled=true",
     f"--set=egressProxy.otherPools={{batch,{LONG}}}",
-    "--set=egressProxy.allow={pypi.org,*.example.com}",
+    "--set=egressProxy.allow={packages.example.org,*.example.com}",
     "--set=egressProxy.noProxy={packages.ns.svc}",
 )
 
@@ -59,8 +59,10 @@ def test_null_is_none(helm: Commands) -> None:
 
 
 def test_the_pool_names_what_the_values_name(proxied: list[Json]) -> None:
-    assert named(proxied, "ClaudePool", "default")["spec"]["egress"] == {"allow": ["pypi.org", "*.example.com"]}
-    assert "pypi.org" not in squid(proxied), "the list is the pool's"
+    assert named(proxied, "ClaudePool", "default")["spec"]["egress"] == {
+        "allow": ["packages.example.org", "*.example.com"]
+    }
+    assert "packages.example.org" not in squid(proxied), "the list is the pool's"
 
 
 def test_the_operator_knows_every_proxy_and_may_write_their_lists_only(proxied: list[Json]) -> None:

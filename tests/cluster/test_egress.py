@@ -169,7 +169,7 @@ def test_npm_says_so_too(walled: Walled, tmp_path: Path) -> None:
     """The workers' image has no npm: this machine's, at the same proxy."""
     with walled.stack.cluster.forwarded(walled.proxy(), 3128) as address:
         env = {**os.environ, "HTTPS_PROXY": address, "https_proxy": address, "NO_PROXY": "", "no_proxy": ""}
-        command = ["npm", "view", "left-pad", "--registry=https://registry.npmjs.org/", "--fetch-retries=0"]
+        command = ["npm", "view", "left-pad", "--registry=https://packages.example.org/", "--fetch-retries=0"]
         done = subprocess.run(
             [*command, f"--cache={tmp_path}"], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120
         )

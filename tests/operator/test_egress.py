@@ -84,12 +84,12 @@ def test_a_list_that_changes_replaces_no_worker() -> None:
 def test_a_public_model_without_a_gateway_is_reached_through_the_proxy(
     base: str, gateway: str, expected: tuple[str, bool]
 ) -> None:
-    given_pool, given_settings = pool(base=base, allow=["pypi.org"]), settings(GATEWAY_URL=gateway)
+    given_pool, given_settings = pool(base=base, allow=["packages.example.org"]), settings(GATEWAY_URL=gateway)
     host, direct = model(given_pool, given_settings)
     assert (host, direct) == expected
     assert (host in environment(given_pool, given_settings)["NO_PROXY"].split(",")) is direct
     listed = lists([given_pool], given_settings)["default"].split()
-    assert listed == sorted(["pypi.org", *([] if direct else [host])])
+    assert listed == sorted(["packages.example.org", *([] if direct else [host])])
 
 
 def test_each_pool_with_a_proxy_has_its_own_list_and_one_that_is_gone_an_empty_one() -> None:
