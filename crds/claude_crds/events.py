@@ -60,12 +60,16 @@ def event(
     now: float,
     warning: bool = False,
     component: str = OPERATOR,
+    name: str = "",
 ) -> dict[str, Any]:
-    """The body of an Event about that object, to create in its namespace. `now` is Unix time."""
+    """The body of an Event about that object, to create in its namespace. `now` is Unix time.
+
+    `name` for one that is not to be created twice; else the API server makes one up.
+    """
     time = timestamp(now)
     meta = about.metadata
     return {
-        "metadata": {"generateName": f"{meta.name}.", "namespace": meta.namespace},
+        "metadata": {**({"name": name} if name else {"generateName": f"{meta.name}."}), "namespace": meta.namespace},
         "involvedObject": {
             "apiVersion": resource.api_version,
             "kind": resource.kind,

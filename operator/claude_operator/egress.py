@@ -7,6 +7,7 @@ key of one ConfigMap; the operator keeps that true (`claude_operator.egress_writ
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from claude_crds.views import ClaudePool
@@ -37,15 +38,14 @@ def model(pool: ClaudePool, settings: OperatorSettings) -> tuple[str, bool]:
     """
     if settings.gateway_url:
         return urlsplit(settings.gateway_url).hostname or "", True
-    try:
+    host, direct = "", True
+    with suppress(
+        ValueError
+    ):  # what cannot be read, or has no port: what that leads to is told elsewhere
         url = urlsplit(pool.spec.anthropic.base_url or _MODEL)
-    except ValueError:
-        return "", True
-    try:
-        through = url.scheme == "https" and url.port in (None, 443)
-    except ValueError:  # a number that is no port's; what such a model answers is told elsewhere
-        through = False
-    return url.hostname or "", not through
+        host = url.hostname or ""
+        direct = url.scheme != "https" or url.port not in (None, 443)
+    return host, direct
 
 
 def lines(allow: Iterable[str]) -> str:

@@ -86,8 +86,6 @@ class GatewayApp:
             raise errors.no_team(caller.team)
         upstream = self._upstreams.of(caller, policy)
         length = _length(by_name, self._limit)
-        if length is None and b"transfer-encoding" not in by_name:
-            length = 0
         body = Body(receive, self._limit, length)
         call = Call(caller, policy, upstream, route, scope["query_string"], received, body, arrived)
         send.body = body
@@ -103,12 +101,12 @@ def _method(method: str) -> str:
 
 
 def _length(headers: dict[bytes, bytes], limit: int) -> int | None:
-    """The announced length of the body. Raises ApiError (400, 413)."""
+    """The announced length of the body; None: it comes in chunks. Raises ApiError (400, 413)."""
     if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
         raise errors.bad_body("it is compressed, so nobody can see which model it asks for")
     announced = headers.get(b"content-length")
     if announced is None:
-        return None
+        return None if b"transfer-encoding" in headers else 0
     if not announced.isdigit() or len(announced) > 18:
         raise bad_request("The header Content-Length is not a number.", code="invalid_content_length")
     length = int(announced)

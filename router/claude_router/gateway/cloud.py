@@ -17,7 +17,8 @@ import msgspec
 from yarl import URL
 
 from claude_router.gateway import errors
-from claude_router.gateway.upstream import Data, Reply
+from claude_router.gateway.cloud_models import known_betas
+from claude_router.gateway.upstream import Asked, Data, Reply
 from claude_worker.openai.errors import ApiError
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,12 @@ def raw(value: Any) -> msgspec.Raw:
 def model_of(fields: Fields) -> str:
     """The model that is asked for; `models_in` has seen that there is one."""
     return msgspec.json.decode(fields["model"], type=str)
+
+
+def betas_of(asked: Asked, known: frozenset[str]) -> list[str]:
+    """Of the betas that the request names, those that the cloud knows."""
+    header = ",".join(value.decode("latin-1") for name, value in asked.headers if name == b"anthropic-beta")
+    return known_betas(header, known)
 
 
 def streams(fields: Fields) -> bool:

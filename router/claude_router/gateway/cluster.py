@@ -85,12 +85,11 @@ class Cluster:
 
     async def tell(self, team: ClaudeTeam, news: News) -> None:
         """See `claude_router.gateway.status.Tell`. Its name says what is told, so nothing is told twice."""
-        body = event(
-            TEAMS, team, news.reason, news.message, now=time.time(), warning=news.warning, component=_COMPONENT
-        )
         told = f"{team.metadata.uid} {news.reason} {news.period} {team.spec.budget}"
-        name = f"{team.name}.{hashlib.sha256(told.encode()).hexdigest()[:16]}"
-        body["metadata"] = {"name": name, "namespace": team.metadata.namespace}
+        body = event(
+            TEAMS, team, news.reason, news.message, now=time.time(), warning=news.warning, component=_COMPONENT,
+            name=f"{team.name}.{hashlib.sha256(told.encode()).hexdigest()[:16]}",
+        )  # fmt: skip
         with contextlib.suppress(AlreadyExists):
             await self._api.create(EVENTS, self._namespace, body)
 

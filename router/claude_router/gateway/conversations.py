@@ -23,7 +23,7 @@ from claude_crds.errors import ApiError, NotFound
 from claude_crds.views import ClaudeSession, Usage
 from claude_router.gateway.callers import Caller
 from claude_router.gateway.scan import Counted
-from claude_router.gateway.spending import added
+from claude_router.gateway.spending import added, total
 from claude_router.gateway.status import usage_of
 from claude_router.gateway.usage import Used
 
@@ -165,13 +165,4 @@ def _most(found: Used, told: Usage) -> Used:
 
 def status_of(earlier: Used, spent: Used) -> Json:
     """The part of a ClaudeSession's status that is the gateway's."""
-    return {
-        "usage": usage_of(
-            Usage(
-                input_tokens=earlier.input_tokens + spent.input_tokens,
-                output_tokens=earlier.output_tokens + spent.output_tokens,
-                cached_tokens=earlier.cached_tokens + spent.cached_tokens,
-                cost_usd=earlier.cost_usd + spent.cost_usd,
-            )
-        )
-    }
+    return {"usage": usage_of(total("", [earlier, spent]))}

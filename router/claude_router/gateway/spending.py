@@ -40,20 +40,21 @@ class Spending:
     def since(self, team: str, start: float) -> Used:
         """The team's sum of the days from that of `start` on."""
         first = day_of(start)
-        return _sum(team, [used for day, used in self._days.get(team, {}).items() if day >= first])
+        return total(team, [used for day, used in self._days.get(team, {}).items() if day >= first])
 
 
 def added(used: Used, counted: Counted, cost: float) -> Used:
     """The sum with one request more."""
     written = counted.cache_write_5m + counted.cache_write_1h
     more = Used("", 1, 0, 0, counted.prompt, counted.output, counted.cache_read, written, cost)
-    return _sum(used.key, [used, more])
+    return total(used.key, [used, more])
 
 
-def _sum(team: str, parts: Iterable[Used]) -> Used:
+def total(key: str, parts: Iterable[Used]) -> Used:
+    """All of them in one, under that key."""
     found = list(parts)
     return Used(
-        team,
+        key,
         sum(p.requests for p in found),
         0,
         0,

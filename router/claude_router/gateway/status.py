@@ -60,20 +60,13 @@ def status_of(team: ClaudeTeam, used: Used, judged: Judged, now: float) -> Json:
         _condition(team, Aspect.BUDGET_NEAR, near, "NearlySpent" if near else "NotNear", until, now),
     ]
     return {
-        "usage": usage_of(
-            Usage(
-                input_tokens=used.input_tokens,
-                output_tokens=used.output_tokens,
-                cached_tokens=used.cached_tokens,
-                cost_usd=used.cost_usd,
-            )
-        ),
+        "usage": usage_of(used),
         "periodStart": timestamp(judged.start),
         "conditions": conditions,
     }
 
 
-def usage_of(usage: Usage) -> Json:
+def usage_of(usage: Usage | Used) -> Json:
     """`status.usage`, of a team or a session."""
     return {
         "inputTokens": usage.input_tokens,

@@ -19,7 +19,7 @@ import msgspec
 from claude_router.gateway import cloud
 from claude_router.gateway.bedrock_stream import EventStream
 from claude_router.gateway.cloud import Refused, Request
-from claude_router.gateway.cloud_models import Ids, bedrock_id, known_betas
+from claude_router.gateway.cloud_models import Ids, bedrock_id
 from claude_router.gateway.upstream import Asked, Data, Reply
 
 BEDROCK = "Bedrock"
@@ -83,8 +83,7 @@ class Bedrock:
         for name in ("model", "stream", "anthropic_beta"):
             fields.pop(name, None)
         fields["anthropic_version"] = cloud.raw(VERSION)
-        header = ",".join(value.decode("latin-1") for name, value in asked.headers if name == b"anthropic-beta")
-        if betas := known_betas(header, self.betas):
+        if betas := cloud.betas_of(asked, self.betas):
             fields["anthropic_beta"] = cloud.raw(betas)
         return msgspec.json.encode(fields)
 

@@ -21,7 +21,7 @@ import msgspec
 
 from claude_router.gateway import cloud, errors
 from claude_router.gateway.cloud import Refused, Request
-from claude_router.gateway.cloud_models import Ids, known_betas, vertex_id
+from claude_router.gateway.cloud_models import Ids, vertex_id
 from claude_router.gateway.upstream import Asked, Data, Reply
 
 log = logging.getLogger(__name__)
@@ -79,8 +79,7 @@ class Vertex:
         fields["anthropic_version"] = cloud.raw(VERSION)
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity",
                    "Authorization": f"Bearer {token}"}  # fmt: skip
-        header = ",".join(value.decode("latin-1") for name, value in asked.headers if name == b"anthropic-beta")
-        if betas := known_betas(header, self.betas):
+        if betas := cloud.betas_of(asked, self.betas):
             headers["anthropic-beta"] = ",".join(betas)
         models = f"projects/{self.project}/locations/{self.region}/publishers/anthropic/models"
         return Request(f"{self.url}/{models}/{call}", headers, msgspec.json.encode(fields))
