@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -61,6 +61,19 @@ class Condition(Frozen, frozen=True):
     reason: str = ""
     message: str = ""
     last_transition_time: datetime | None = None
+
+
+def judged(before: tuple[Condition, ...], type_: str, status: str, reason: str, message: str, unix: float) -> Condition:
+    """A condition as it is now (Unix time): since when it has its status stays as long as the status does."""
+    old = condition(before, type_)
+    since = old.last_transition_time if old is not None and old.status == status else None
+    return Condition(
+        type=type_,
+        status=status,
+        reason=reason,
+        message=message,
+        last_transition_time=since or datetime.fromtimestamp(unix, UTC),
+    )
 
 
 def condition(conditions: tuple[Condition, ...], type_: str) -> Condition | None:

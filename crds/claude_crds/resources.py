@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from claude_crds.objects import Condition
 from claude_crds.views import TIPS, ClaudePool, ClaudeSession, ClaudeTeam, PersistentVolumeClaim, Pod, Secret
 
 GROUP = "claude-code-api.io"
@@ -125,6 +126,18 @@ def duration(text: str) -> float:
 def timestamp(seconds: float) -> str:
     """Unix time as the API server writes it, to the microsecond."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def written_condition(found: Condition) -> dict[str, Any]:
+    """A condition as the API has it."""
+    since = found.last_transition_time
+    return {
+        "type": str(found.type),
+        "status": found.status,
+        "reason": str(found.reason),
+        "message": found.message,
+        "lastTransitionTime": None if since is None else timestamp(since.timestamp()),
+    }
 
 
 def labels(pool: str, session: ClaudeSession | None = None) -> Mapping[str, str]:

@@ -161,7 +161,7 @@ class Acts:
             "warm": status.warm,
             "suspended": status.suspended,
             "queued": status.queued,
-            "conditions": [phases.written_condition(c, status.observed_generation) for c in status.conditions],
+            "conditions": [phases.observed_condition(c, status.observed_generation) for c in status.conditions],
         }
         self._world.pools.learn(
             await self._api.patch(POOLS, self._namespace, pool.name, {"status": body}, subresource="status")

@@ -39,9 +39,7 @@ def model(pool: ClaudePool, settings: OperatorSettings) -> tuple[str, bool]:
     if settings.gateway_url:
         return urlsplit(settings.gateway_url).hostname or "", True
     host, direct = "", True
-    with suppress(
-        ValueError
-    ):  # what cannot be read, or has no port: what that leads to is told elsewhere
+    with suppress(ValueError):  # what cannot be read, or has no port: what that leads to is told elsewhere
         url = urlsplit(pool.spec.anthropic.base_url or _MODEL)
         host = url.hostname or ""
         direct = url.scheme != "https" or url.port not in (None, 443)

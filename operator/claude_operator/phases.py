@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from claude_crds.events import Cause
-from claude_crds.resources import CLONED_CONDITION, READY_CONDITION, Phase, timestamp
+from claude_crds.objects import judged
+from claude_crds.resources import CLONED_CONDITION, READY_CONDITION, Phase, timestamp, written_condition
 from claude_crds.views import ClaudeSession, Condition, SessionStatus, Usage, condition
 from claude_operator.decide import WorkerState
 from claude_operator.slots import Slot, Word, cloning
@@ -72,9 +73,9 @@ def _cloned(facts: Facts) -> tuple[Condition, ...]:
         return (before,)
     clone = cloning(slot.pod) if slot is not None and slot.pod is not None else None
     if clone is not None and clone.done:
-        return (_condition(old, CLONED_CONDITION, "True", "Cloned", clone.message, facts.unix),)
+        return (judged(old, CLONED_CONDITION, "True", "Cloned", clone.message, facts.unix),)
     if trouble is not None and trouble.cause in (Cause.CLONE, Cause.CLONING):
-        return (_condition(old, CLONED_CONDITION, "False", trouble.cause, trouble.message, facts.unix),)
+        return (judged(old, CLONED_CONDITION, "False", trouble.cause, trouble.message, facts.unix),)
     return (before,) if before is not None else ()
 
 
@@ -133,21 +134,7 @@ def _counted(old: SessionStatus, word: Word | None, metered: bool) -> SessionSta
 
 def ready_condition(old: tuple[Condition, ...], ready: bool, reason: str, message: str, unix: float) -> Condition:
     """The condition Ready of a session or pool: since when it has this status stays as long as the status does."""
-    return _condition(old, READY_CONDITION, "True" if ready else "False", reason, message, unix)
-
-
-def _condition(
-    old: tuple[Condition, ...], type_: str, status: str, reason: str, message: str, unix: float
-) -> Condition:
-    before = condition(old, type_)
-    since = before.last_transition_time if before and before.status == status else None
-    return Condition(
-        type=type_,
-        status=status,
-        reason=reason,
-        message=message,
-        last_transition_time=since or _moment(unix),
-    )
+    return judged(old, READY_CONDITION, "True" if ready else "False", reason, message, unix)
 
 
 def _moment(unix: float | None) -> datetime | None:
@@ -188,7 +175,7 @@ def patch(status: SessionStatus, *, metered: bool = False) -> dict[str, Any]:
         "turns": status.turns,
         "restarts": status.restarts,
         "message": status.message or None,
-        "conditions": [written_condition(c, status.observed_generation) for c in status.conditions],
+        "conditions": [observed_condition(c, status.observed_generation) for c in status.conditions],
     }
     if not metered:
         body["usage"] = {
@@ -200,16 +187,9 @@ def patch(status: SessionStatus, *, metered: bool = False) -> dict[str, Any]:
     return {"status": body}
 
 
-def written_condition(found: Condition, generation: int) -> dict[str, Any]:
-    """A condition as the API has it."""
-    return {
-        "type": found.type,
-        "status": found.status,
-        "observedGeneration": generation,
-        "reason": found.reason,
-        "message": found.message,
-        "lastTransitionTime": _written(found.last_transition_time),
-    }
+def observed_condition(found: Condition, generation: int) -> dict[str, Any]:
+    """A condition as the API has it, of what had this generation."""
+    return {**written_condition(found), "observedGeneration": generation}
 
 
 def _written(moment: datetime | None) -> str | None:

@@ -20,7 +20,8 @@ from claude_crds.access import AccessError
 from claude_crds.api import Api
 from claude_crds.errors import ApiError, Conflict, NotFound
 from claude_crds.events import Cause
-from claude_crds.resources import OPERATOR, TEAMS, timestamp
+from claude_crds.objects import judged
+from claude_crds.resources import OPERATOR, TEAMS, written_condition
 from claude_crds.teams import Aspect
 from claude_crds.views import ClaudePool, ClaudeSession, ClaudeTeam, TeamStatus, Usage, condition
 from claude_operator import team_keys
@@ -97,14 +98,11 @@ def conditions(team: ClaudeTeam, found: Iterable[Found], now: float) -> list[dic
     for aspect in found:
         before = condition(team.status.conditions, aspect.type)
         status = "True" if aspect.holds else "False"
-        since = before.last_transition_time if before is not None and before.status == status else None
         changed = changed or before is None or (before.status, before.reason, before.message) != (
             status, aspect.reason, aspect.message
         )  # fmt: skip
-        made.append({
-            "type": aspect.type.value, "status": status, "reason": str(aspect.reason), "message": aspect.message,
-            "lastTransitionTime": timestamp(since.timestamp() if since else now),
-        })  # fmt: skip
+        after = judged(team.status.conditions, aspect.type, status, aspect.reason, aspect.message, now)
+        made.append(written_condition(after))
     return made if changed else []
 
 

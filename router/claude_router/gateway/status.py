@@ -9,14 +9,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from claude_crds.access import AccessError
 from claude_crds.errors import ApiError, NotFound
 from claude_crds.events import Notice
-from claude_crds.objects import Condition, condition
-from claude_crds.resources import timestamp
+from claude_crds.objects import judged
+from claude_crds.resources import timestamp, written_condition
 from claude_crds.teams import Aspect
 from claude_crds.views import ClaudeTeam, Usage
 from claude_router.gateway.budgets import Judged, Standing, judge
@@ -96,18 +95,8 @@ def _level(status: Json) -> int:
 
 
 def _condition(team: ClaudeTeam, aspect: Aspect, holds: bool, reason: str, message: str, now: float) -> Json:
-    before: Condition | None = condition(team.status.conditions, aspect)
     status = "True" if holds else "False"
-    since = now
-    if before is not None and before.status == status and isinstance(before.last_transition_time, datetime):
-        since = before.last_transition_time.timestamp()
-    return {
-        "type": aspect.value,
-        "status": status,
-        "reason": reason,
-        "message": message,
-        "lastTransitionTime": timestamp(since),
-    }
+    return written_condition(judged(team.status.conditions, aspect, status, reason, message, now))
 
 
 class TeamStatuses:
