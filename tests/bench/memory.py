@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import statistics
-import time
-import uuid
 from contextlib import AbstractContextManager, closing
 from http.client import HTTPConnection
 from pathlib import Path
-from urllib.parse import quote, urlsplit
-
-import msgspec
+from urllib.parse import urlsplit
 
 from bench.report import Figure, Goal, Limit, Report
+from bench.sleepers import lay_down, listed, page
 from bench.turns import shim_of
-from claude_crds.names import session_name
-from claude_router.local import records
-from claude_router.local.records import Record
 from claude_router.sessions import LOCAL_TENANT
 from local.harness import Model, chat, cli_pid, content, scripted_model
 from local.server import Server, resident_bytes, serving
@@ -35,15 +29,15 @@ def measure(report: Report, folder: Path, *, conversations: int, turns: int) -> 
             _pages(server)
             none = resident_bytes(server.process.pid)
         with _sleeping(model, folder / "many", conversations) as server:
-            listed, page, whole = _pages(server)
+            seen, first, whole = _pages(server)
             many = resident_bytes(server.process.pid)
-    if listed != conversations:
-        raise RuntimeError(f"{listed} of {conversations} conversations were listed")
+    if seen != conversations:
+        raise RuntimeError(f"{seen} of {conversations} conversations were listed")
     each = (many - none) / conversations / 1024
     goal = Goal(f"at most {_EACH_KIB:g} KiB each", each <= _EACH_KIB)
     what = f"router with {conversations:,} suspended conversations"
     report.add(Figure("memory", what, many / _MIB, "MiB", Limit("with none", none / _MIB), goal))
-    report.add(Figure("memory", f"a page of {_PAGE} of them listed, p50", page, "ms"))
+    report.add(Figure("memory", f"a page of {_PAGE} of them listed, p50", first, "ms"))
     report.add(Figure("memory", f"all {conversations:,} listed, page by page", whole, "ms"))
 
 
@@ -67,36 +61,13 @@ def _worker(report: Report, model: Model, sessions: Path, turns: int) -> None:
 
 def _sleeping(model: Model, sessions: Path, count: int) -> AbstractContextManager[Server]:
     """A server that starts with records of `count` suspended conversations, and without a worker."""
-    folder = sessions / "sessions"
-    folder.mkdir(parents=True)
-    now = time.time()
-    for number in range(count):
-        name = f"sleeping-{number}"
-        record = Record(LOCAL_TENANT, name, str(uuid.uuid4()), created=now, last_active=now, turns=3)
-        (folder / f"{session_name(LOCAL_TENANT, name)}.json").write_bytes(records.encode(record))
+    lay_down(sessions, count, lambda _: LOCAL_TENANT)
     return serving(model, sessions, POOL_SIZE="1", WARM_WORKERS="0")
 
 
 def _pages(server: Server) -> tuple[int, float, float]:
     """How many conversations are listed, ms for a page of them (median), and for all pages."""
     with closing(HTTPConnection(urlsplit(server.url).netloc)) as connection:
-        taken = [_page(connection, "")[2] for _ in range(_REPEATS)]
-        seen, after, began = 0, "", time.perf_counter()
-        while True:
-            count, after, _ = _page(connection, after)
-            seen += count
-            if not after:
-                return seen, statistics.median(taken), (time.perf_counter() - began) * 1000
-
-
-def _page(connection: HTTPConnection, after: str) -> tuple[int, str, float]:
-    """How many one page holds, where the next begins ("" when there is none), and the ms it took."""
-    began = time.perf_counter()
-    connection.request("GET", f"/conversations?limit={_PAGE}&after={quote(after)}")
-    answer = connection.getresponse()
-    body = answer.read()
-    taken = (time.perf_counter() - began) * 1000
-    if answer.status != 200:
-        raise RuntimeError(f"GET /conversations: {answer.status} {body[:300]!r}")
-    page = msgspec.json.decode(body)
-    return len(page["data"]), page["last_id"] if page["has_more"] else "", taken
+        taken = [page(connection, "", limit=_PAGE)[2] for _ in range(_REPEATS)]
+        seen, whole = listed(connection, limit=_PAGE)
+        return seen, statistics.median(taken), whole

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import statistics
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
-from urllib.parse import quote, urlsplit
-
-import msgspec
+from urllib.parse import urlsplit
 
 from bench.report import Figure, Goal, Limit, Report
+from bench.sleepers import lay_down, listed
 from claude_crds.apikeys import KeyRecord, KeyRing, encode_file, make
-from claude_crds.names import session_name
-from claude_router.local import records
-from claude_router.local.records import Record
 from local.harness import Model, scripted_model
 from local.server import Server, serving
 
@@ -37,10 +32,10 @@ def measure(report: Report, folder: Path, *, keys: int, conversations: int) -> N
     """All figures of teams."""
     _look_up(report, keys)
     with scripted_model() as model, _shared(model, folder / "teams", conversations) as (server, key):
-        listed, taken = _listed(server, key)
+        seen, taken = _listed(server, key)
     mine = conversations // _TEAMS
-    if listed != mine:
-        raise RuntimeError(f"{listed} of the team's {mine} conversations were listed")
+    if seen != mine:
+        raise RuntimeError(f"{seen} of the team's {mine} conversations were listed")
     goal = Goal(f"at most {_LIST_MS:g} ms", taken <= _LIST_MS)
     what = f"one team's {mine:,} conversations listed, of {conversations:,}, p50"
     report.add(Figure("teams", what, taken, "ms", None, goal))
@@ -77,16 +72,10 @@ def _made(count: int) -> Iterator[tuple[str, KeyRecord]]:
 @contextmanager
 def _shared(model: Model, place: Path, conversations: int) -> Iterator[tuple[Server, str]]:
     """A server with the suspended conversations of several teams, and a key of one of these."""
-    folder = place / "sessions"
-    folder.mkdir(parents=True)
+    lay_down(place, conversations, lambda number: f"team-{number % _TEAMS}")
     key, record = make(_TEAM, "bench", time.time(), None)
     file = place / "keys.json"
     file.write_bytes(encode_file({record.id: record}))
-    now = time.time()
-    for number in range(conversations):
-        team, name = f"team-{number % _TEAMS}", f"sleeping-{number}"
-        kept = Record(team, name, str(uuid.uuid4()), created=now, last_active=now, turns=3)
-        (folder / f"{session_name(team, name)}.json").write_bytes(records.encode(kept))
     with serving(model, place, POOL_SIZE="1", WARM_WORKERS="0", API_KEYS_FILE=str(file)) as server:
         yield server, key
 
@@ -94,21 +83,5 @@ def _shared(model: Model, place: Path, conversations: int) -> Iterator[tuple[Ser
 def _listed(server: Server, key: str) -> tuple[int, float]:
     """How many conversations the key's team has, and the median of the ms in which all of them were listed."""
     with closing(HTTPConnection(urlsplit(server.url).netloc)) as connection:
-        found = [_all(connection, key) for _ in range(_REPEATS)]
+        found = [listed(connection, limit=_PAGE, key=key) for _ in range(_REPEATS)]
     return found[0][0], statistics.median(taken for _, taken in found)
-
-
-def _all(connection: HTTPConnection, key: str) -> tuple[int, float]:
-    seen, after, began = 0, "", time.perf_counter()
-    while True:
-        path = f"/conversations?limit={_PAGE}&after={quote(after)}"
-        connection.request("GET", path, headers={"Authorization": f"Bearer {key}"})
-        answer = connection.getresponse()
-        body = answer.read()
-        if answer.status != 200:
-            raise RuntimeError(f"GET /conversations: {answer.status} {body[:300]!r}")
-        page = msgspec.json.decode(body)
-        seen += len(page["data"])
-        if not page["has_more"]:
-            return seen, (time.perf_counter() - began) * 1000
-        after = page["last_id"]

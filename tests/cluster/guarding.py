@@ -24,7 +24,6 @@ Json = dict[str, Any]
 GATEWAY = f"{RELEASE}-gateway"
 AUDIENCE = "claude-code-api-gateway"
 FRUGAL = [
-    *(f"--set={part}.resources.requests.cpu=10m" for part in ("router", "operator", "gateway")),
     "--set-json=pool.podTemplate=" + json.dumps({
         "spec": {"containers": [{"name": "worker", "resources": {"requests": {"cpu": "10m"}}}]}
     }),

@@ -14,7 +14,7 @@ import pytest
 
 from claude_crds.names import session_name
 from claude_crds.resources import POOL_LABEL
-from cluster.guarding import FRUGAL, Guarded, Json, Shell, guarded
+from cluster.guarding import Guarded, Json, Shell, guarded
 from local.harness import chat, content, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -47,8 +47,8 @@ for child in children:
 @pytest.fixture(scope="module")
 def site() -> Iterator[Guarded]:
     template = {"spec": {"containers": [{"name": "worker", "resources": LIMITS}]}}
-    given = (*FRUGAL[:-1], f"--set-json=pool.podTemplate={json.dumps(template)}")
-    with guarded({"alpha": {}}, *given, pool__size=4, pool__warm=0, pool__idleTimeout=0) as running:
+    given = f"--set-json=pool.podTemplate={json.dumps(template)}"
+    with guarded({"alpha": {}}, given, pool__size=4, pool__warm=0, pool__idleTimeout=0) as running:
         yield running
 
 
