@@ -1,9 +1,10 @@
 """Every metered request, on disk: noted when it begins, priced when it ends, each at most once.
 
 One thread writes; what has come meanwhile goes into one transaction. A row is safe from the end of this process as soon
-as its transaction is over, and from the end of the machine when the log has been synced, right after that: who waits
-for a row waits for the former only. A request that has begun and not ended when the process dies stays in it, unpriced
-and marked as lost. Nothing that was written is ever written again, but for old rows, which become sums by day.
+as its transaction is over, and from the end of the machine when the log has been synced, by another thread, right after
+that: who waits for a row waits for the former only. A request that has begun and not ended when the process dies stays
+in it, unpriced and marked as lost. Nothing that was written is ever written again, but for old rows, which become sums
+by day.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -22,6 +22,7 @@ from typing import NamedTuple
 from claude_router.gateway import retention
 from claude_router.gateway.flags import LOST
 from claude_router.gateway.scan import Counted
+from claude_router.gateway.syncer import Syncer
 
 log = logging.getLogger(__name__)
 
@@ -77,16 +78,25 @@ class LedgerError(Exception):
     """The ledger cannot be used; the message says why."""
 
 
+Written = Callable[[], None]
+"""Called, in the writer's thread, when a row is safe from the process's end."""
+
+
+class _Beginning(NamedTuple):
+    begun: Begun
+    written: Written | None
+
+
 class _Ending(NamedTuple):
     ended: Ended
-    written: Callable[[], None] | None
+    written: Written | None
 
 
 class _Prune(NamedTuple):
     before: float
 
 
-_Entry = Begun | _Ending | _Prune | threading.Event | None
+_Entry = _Beginning | _Ending | _Prune | threading.Event | None
 
 
 class Ledger:
@@ -96,6 +106,7 @@ class Ledger:
         self._path = path
         self._queue: SimpleQueue[_Entry] = SimpleQueue()
         self._problem = ""
+        self._syncer = Syncer(path)
         self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
         self._lock = contextlib.ExitStack()
 
@@ -112,6 +123,7 @@ class Ledger:
             raise LedgerError(f"{self._path} is another gateway's, which still runs") from error
         except (OSError, sqlite3.Error) as error:
             raise LedgerError(f"{self._path} cannot be used: {error}") from error
+        self._syncer.start()
         self._thread.start()
         return lost
 
@@ -119,14 +131,15 @@ class Ledger:
         """Return when all is written, or cannot be. Blocks."""
         self._queue.put(None)
         self._thread.join()
+        self._syncer.close()
         self._lock.close()
 
-    def begin(self, begun: Begun) -> None:
+    def begin(self, begun: Begun, written: Written | None = None) -> None:
         """It is on its way."""
-        self._queue.put(begun)
+        self._queue.put(_Beginning(begun, written))
 
-    def end(self, ended: Ended, written: Callable[[], None] | None = None) -> None:
-        """It is over. `written` is called, in the writer's thread, when the row is safe from the process's end."""
+    def end(self, ended: Ended, written: Written | None = None) -> None:
+        """It is over."""
         self._queue.put(_Ending(ended, written))
 
     def prune(self, before: float) -> None:
@@ -147,13 +160,12 @@ class Ledger:
     @property
     def problem(self) -> str:
         """Why nothing can be written at this moment; empty while it can."""
-        return self._problem
+        return self._problem or self._syncer.problem
 
     def _write(self) -> None:
         pause = threading.Event()
-        with contextlib.closing(connect(self._path)) as db, contextlib.ExitStack() as stack:
+        with contextlib.closing(connect(self._path)) as db:
             db.execute("PRAGMA synchronous = NORMAL")
-            sync = _syncing(stack, self._path)
             last = False
             while not last:
                 entries, last = self._taken()
@@ -162,19 +174,15 @@ class Ledger:
                         log.error("%d entries of the ledger are lost", len(entries))
                         break
                     pause.wait(_RETRY_SECONDS)
-                self._settle(db, sync, entries)
+                self._settle(db, entries)
 
-    def _settle(self, db: sqlite3.Connection, sync: Callable[[], None], entries: Sequence[_Entry]) -> None:
+    def _settle(self, db: sqlite3.Connection, entries: Sequence[_Entry]) -> None:
         """What can wait until the rows are written, and whoever waits for them has been told."""
-        try:
-            sync()
-        except OSError as error:
-            log.error("the ledger cannot be synced: %s", error)
-            self._problem = str(error)
+        waiting = [entry for entry in entries if isinstance(entry, threading.Event)]
+        for done in waiting or (threading.Event(),):
+            self._syncer.ask(done)
         for entry in entries:
-            if isinstance(entry, threading.Event):
-                entry.set()
-            elif isinstance(entry, _Prune):
+            if isinstance(entry, _Prune):
                 try:
                     if retention.fold(db, entry.before):
                         self._queue.put(entry)
@@ -191,13 +199,13 @@ class Ledger:
 
     def _written(self, db: sqlite3.Connection, entries: Sequence[_Entry]) -> bool:
         """Write the rows, and tell those who wait for one; whether it could be done."""
-        begun = [entry for entry in entries if isinstance(entry, Begun)]
+        begun = [entry for entry in entries if isinstance(entry, _Beginning)]
         ended = [entry for entry in entries if isinstance(entry, _Ending)]
         if not (begun or ended):
             return True
         try:
             with db:
-                db.executemany(_BEGIN, begun)
+                db.executemany(_BEGIN, (entry.begun for entry in begun))
                 db.executemany(_END, (_parameters(entry.ended) for entry in ended))
         except sqlite3.Error as error:
             if str(error) != self._problem:
@@ -205,27 +213,10 @@ class Ledger:
             self._problem = str(error)
             return False
         self._problem = ""
-        for entry in ended:
-            if entry.written is not None:
-                entry.written()
+        for told in [entry.written for entry in begun] + [entry.written for entry in ended]:
+            if told is not None:
+                told()
         return True
-
-
-def _syncing(stack: contextlib.ExitStack, path: Path) -> Callable[[], None]:
-    """Syncs SQLite's log, which is there as long as a connection is. Raises OSError."""
-    file = -1
-
-    def sync() -> None:
-        nonlocal file
-        if file < 0:
-            try:
-                file = os.open(path.with_name(path.name + "-wal"), os.O_RDWR)
-            except FileNotFoundError:
-                return  # nothing was written yet
-            stack.callback(os.close, file)
-        os.fdatasync(file)
-
-    return sync
 
 
 def _prepare(path: Path) -> int:

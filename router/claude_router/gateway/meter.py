@@ -21,7 +21,7 @@ OTHER = "other"
 _BYTES_A_TOKEN = 4
 _MOST_GUESSED = 200_000
 SETTLE_SECONDS = 1.0
-"""The longest that the end of an answer waits for its row: a disk that hangs must not keep turns from ending."""
+"""The longest that an answer waits for its row: a disk that hangs must not keep turns from going on."""
 
 Heard = Callable[[Caller, Counted, float], None]
 """Called with what each request used, and its cost in USD."""
@@ -32,11 +32,14 @@ class Metered:
 
     __slots__ = ("_body_bytes", "_meter", "_over", "_written", "began", "caller", "id", "model", "unsent")
 
-    def __init__(self, meter: Meter, caller: Caller, model: str, body_bytes: int) -> None:
+    def __init__(
+        self, meter: Meter, caller: Caller, model: str, body_bytes: int, written: asyncio.Future[None]
+    ) -> None:
+        """`written` is set when it has a row."""
         self._meter = meter
         self._body_bytes = body_bytes
         self._over = False
-        self._written: asyncio.Future[None] | None = None
+        self._written = written
         self.id = f"gw_{secrets.token_hex(12)}"
         self.began = meter.clock()
         self.caller = caller
@@ -61,12 +64,17 @@ class Metered:
         self._written = asyncio.get_running_loop().create_future()
         self._meter.price(self, status, scanner, counted or Counted(), flags, self._written)
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether there is something to wait for."""
+        return not self._written.done()
+
     async def settled(self) -> None:
-        """Return when its row, of which `end` has been called, survives whatever ends this process."""
-        if self._written is not None and not self._written.done():
+        """Return when what has been said of it, its beginning or its end, survives whatever ends this process."""
+        if self.unsettled:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SETTLE_SECONDS):
-                    await asyncio.shield(self._written)
+                    await self._written  # which is given up when the time is over: no later piece waits again
 
 
 class Meter:
@@ -97,8 +105,10 @@ class Meter:
         """Note it. Raises ApiError (503) while the ledger cannot keep up: nothing is spent that is not written."""
         if self._ledger.waiting > MOST_WAITING:
             raise errors.not_ready("the ledger of requests cannot be written")
-        request = Metered(self, caller, model, body_bytes)
-        self._ledger.begin(Begun(request.id, request.began, caller.team, caller.session, caller.pool, model))
+        written = asyncio.get_running_loop().create_future()
+        request = Metered(self, caller, model, body_bytes, written)
+        begun = Begun(request.id, request.began, caller.team, caller.session, caller.pool, model)
+        self._ledger.begin(begun, _teller(written))
         return request
 
     def budget_time(self) -> float:

@@ -149,7 +149,8 @@ class Relay:
             raise errors.unreachable() from error
 
     async def _pass_on(self, call: Call, response: Reply, send: Send) -> None:
-        passed, kind = headers.back(response.raw_headers, call.metered.id if call.metered else "")
+        metered = call.metered
+        passed, kind = headers.back(response.raw_headers, metered.id if metered else "")
         scanner = call.scanner = _scanner_for(call, response, kind)
         call.status = response.status
         await send({"type": "http.response.start", "status": response.status, "headers": passed})
@@ -160,16 +161,17 @@ class Relay:
                 break
             if scanner is not None:
                 scanner.feed(chunk)
-                if scanner.complete and call.metered is not None:
-                    call.metered.end(response.status, scanner)
-                    await call.metered.settled()  # before the worker can know that it is over
+                if scanner.complete and metered is not None:
+                    metered.end(response.status, scanner)
+            if metered is not None and metered.unsettled:
+                await metered.settled()  # before the worker can know that it has begun, or is over
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         if scanner is not None:
             scanner.feed(chunk)
             scanner.end()
-        if call.metered is not None:
-            call.metered.end(response.status, scanner)
-            await call.metered.settled()
+        if metered is not None:
+            metered.end(response.status, scanner)
+            await metered.settled()
         await send({"type": "http.response.body", "body": chunk, "more_body": False})
 
 

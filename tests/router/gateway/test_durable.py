@@ -24,7 +24,7 @@ from claude_router.gateway.usage import used
 from crds.fake_api import PATIENCE, FakeApi, Json
 from router.cluster.harness import kubeconfig
 from router.fakes import Exchange, FakeWorker, streams
-from router.gateway.harness import AUTH, JSON, MESSAGES, REAL_KEY, body, delta, finish, gateway, start, until
+from router.gateway.harness import AUTH, JSON, MESSAGES, REAL_KEY, TOKEN, body, delta, finish, gateway, start, until
 from router.gateway.issuer import SigningApi
 from router.gateway.test_process import Process, process, static
 from router.gateway.test_workers import pod, session
@@ -34,11 +34,10 @@ pytestmark = pytest.mark.asyncio
 ANSWER = start() + delta("hello") + finish()
 
 
-def ended(path: Path) -> int:
-    """Requests in the file that have ended, as another process sees it."""
+def ended(path: Path) -> list[bool]:
+    """The requests in the file, as another process sees it: has each ended?"""
     with contextlib.closing(connect(path)) as db:
-        count: int = db.execute("SELECT count(*) FROM requests WHERE ended IS NOT NULL").fetchone()[0]
-        return count
+        return [bool(row[0]) for row in db.execute("SELECT ended IS NOT NULL FROM requests")]
 
 
 class SlowDisk:
@@ -56,6 +55,29 @@ class SlowDisk:
         patch.setattr(Ledger, "_written", written)
 
 
+async def test_a_worker_sees_of_an_answer_what_its_row_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SlowDisk(monkeypatch)
+    disk.seconds = 0.1
+    seen = asyncio.Queue[None]()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.head()
+        for piece in (start() + delta("hello"), finish()):
+            await exchange.chunk(piece)
+            await seen.get()
+        await exchange.end()
+
+    async with gateway(tmp_path, script) as running:
+        content = body()
+        head = f"POST {MESSAGES} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n"
+        answer, _ = await running.connect(f"{head}content-length: {len(content)}\r\n\r\n{content.decode()}")
+        await answer.head()
+        for piece, row in ((start() + delta("hello"), [False]), (finish(), [True])):
+            assert await answer.chunk() == piece
+            assert ended(running.path) == row
+            seen.put_nowait(None)
+
+
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_the_end_of_an_answer_waits_for_its_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamed: bool
@@ -69,7 +91,7 @@ async def test_the_end_of_an_answer_waits_for_its_row(
 
     async with gateway(tmp_path, streams(ANSWER) if streamed else one_piece) as running:
         assert (await running.post()).content == (ANSWER if streamed else whole)
-        assert ended(running.path) == 1
+        assert ended(running.path) == [True]
 
 
 async def test_it_waits_for_a_hanging_disk_for_a_moment_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +99,7 @@ async def test_it_waits_for_a_hanging_disk_for_a_moment_only(tmp_path: Path, mon
     disk = SlowDisk(monkeypatch)
     async with gateway(tmp_path, streams(ANSWER)) as running:
         assert (await running.post()).content == ANSWER
-        assert ended(running.path) == 0
+        assert ended(running.path) == []
         disk.free.set()
         await running.ended()
 

@@ -321,24 +321,6 @@ async def test_a_request_becomes_one_row_of_what_the_api_said(tmp_path: Path) ->
         assert running.counter("claude_gateway_cost_usd_total", **labels) == pytest.approx(row["cost"])
 
 
-async def test_it_is_written_before_the_worker_can_know_that_it_is_over(tmp_path: Path) -> None:
-    gate = asyncio.Event()
-
-    async def script(exchange: Exchange) -> None:
-        await exchange.head()
-        await exchange.chunk(ANSWER)
-        await gate.wait()
-        await exchange.end()
-
-    async with gateway(tmp_path, script) as running:
-        data = body()
-        answer, _ = await running.connect(request(len(data)) + data.decode())
-        await answer.head()
-        assert await answer.chunk() == ANSWER
-        assert running.rows()[0]["output"] == 40
-        gate.set()
-
-
 async def test_an_answer_in_one_piece_is_metered(tmp_path: Path) -> None:
     async def script(exchange: Exchange) -> None:
         message = {

@@ -174,6 +174,40 @@ def test_a_row_is_told_of_when_it_is_in_the_database(ledger: Ledger) -> None:
     assert [u.cost_usd for u in seen[0]] == [1.0]
 
 
+def test_a_disk_that_is_slow_to_sync_does_not_keep_rows_from_being_written(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = path_of(ledger)
+    hangs, goes_on, told = threading.Event(), threading.Event(), threading.Event()
+
+    def sync(file: int) -> None:
+        hangs.set()
+        goes_on.wait(10)
+
+    monkeypatch.setattr("claude_router.gateway.syncer.os.fdatasync", sync)
+    ledger.begin(begun(1))
+    assert hangs.wait(10)
+    ledger.begin(begun(2), told.set)
+    assert told.wait(10)
+    assert used(path, "team")[0].running == 2
+    assert not ledger.flush(0.1)
+    goes_on.set()
+    assert ledger.flush()
+
+
+def test_a_disk_that_cannot_be_synced_is_told_of_until_it_can(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(file: int) -> None:
+        raise OSError("no disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("claude_router.gateway.syncer.os.fdatasync", fail)
+        ledger.begin(begun(1))
+        assert ledger.flush()
+        assert "no disk" in ledger.problem
+    assert ledger.flush()
+    assert ledger.problem == ""
+
+
 def fill(ledger: Ledger) -> Path:
     """Two days: 1970-01-01 with five requests, and the next with two."""
     rows = [
