@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 from claude_operator.decide import (
     Claim,
@@ -105,6 +107,12 @@ class World:
         if self.workers[name].busy:
             self.workers[name] = replace(self.workers[name], busy=False, last_active=self.now)
 
+    def refuse(self, name: str) -> None:
+        """A worker that was asked to drain has a turn already."""
+        worker = self.workers[name]
+        if worker.state is WorkerState.DRAINING and worker.session is not None:
+            self.workers[name] = replace(worker, state=WorkerState.READY, busy=True, last_active=self.now)
+
     def go(self, name: str) -> None:
         """A draining worker confirms, a terminating one is gone."""
         worker = self.workers[name]
@@ -137,3 +145,17 @@ class World:
             if (dict(self.workers), dict(self.waiting)) == before:
                 break
         return served
+
+    def without_a_turn_ending(self) -> Self:
+        """What this world comes to while the clock and all turns stand still: workers come and go as asked."""
+        world = copy.deepcopy(self)
+        for _ in range(200):
+            before = (dict(world.workers), dict(world.waiting))
+            for name in list(world.workers):
+                world.become_ready(name)
+                world.go(name)
+            world.serve()
+            world.apply(world.decide())
+            if (dict(world.workers), dict(world.waiting)) == before:
+                return world
+        raise AssertionError("it never comes to rest")

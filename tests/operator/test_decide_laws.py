@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,13 +30,7 @@ BACK_OFF = 10
 
 @dataclass
 class TroubledWorld(World):
-    """One whose workers also refuse to drain, die for a reason, and come from outdated templates."""
-
-    def refuse(self, name: str) -> None:
-        """A worker that was asked to drain has a turn already."""
-        worker = self.workers[name]
-        if worker.state is WorkerState.DRAINING and worker.session is not None:
-            self.workers[name] = replace(worker, state=WorkerState.READY, busy=True, last_active=self.now)
+    """One whose workers also die for a reason, and come from outdated templates."""
 
     def fail(self, name: str) -> None:
         """A worker dies, and what it was for is not tried again at once."""
@@ -54,20 +47,6 @@ class TroubledWorld(World):
 
     def back_offs_end(self) -> None:
         self.now = max([self.now, self.policy.warm_not_before, *self.not_before.values()])
-
-    def without_a_turn_ending(self) -> TroubledWorld:
-        """What this world comes to while the clock and all turns stand still: workers come and go as asked."""
-        world = copy.deepcopy(self)
-        for _ in range(200):
-            before = (dict(world.workers), dict(world.waiting))
-            for name in list(world.workers):
-                world.become_ready(name)
-                world.go(name)
-            world.serve()
-            world.apply(world.decide())
-            if (dict(world.workers), dict(world.waiting)) == before:
-                return world
-        raise AssertionError("it never comes to rest")
 
 
 class Case:
