@@ -58,6 +58,12 @@ def body(model: str = "claude-opus-5", **more: Any) -> bytes:
     return json.dumps({"model": model, "max_tokens": 5, "messages": [], "stream": True, **more}).encode()
 
 
+def request(length: int | str, extra: str = "") -> str:
+    """The head of a request with a body of that length, or with that header instead."""
+    size = f"content-length: {length}\r\n" if isinstance(length, int) else f"{length}\r\n"
+    return f"POST {MESSAGES}?beta=true HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n{extra}{size}\r\n"
+
+
 async def until(true: Callable[[], bool]) -> None:
     """Return when it is true; for what no event tells."""
     async with asyncio.timeout(PATIENCE):

@@ -24,7 +24,19 @@ from claude_router.gateway.usage import used
 from crds.fake_api import PATIENCE, FakeApi, Json
 from router.cluster.harness import kubeconfig
 from router.fakes import Exchange, FakeWorker, streams
-from router.gateway.harness import AUTH, JSON, MESSAGES, REAL_KEY, TOKEN, body, delta, finish, gateway, start, until
+from router.gateway.harness import (
+    AUTH,
+    JSON,
+    MESSAGES,
+    REAL_KEY,
+    body,
+    delta,
+    finish,
+    gateway,
+    request,
+    start,
+    until,
+)
 from router.gateway.issuer import SigningApi
 from router.gateway.test_process import Process, process, static
 from router.gateway.test_workers import pod, session
@@ -69,8 +81,7 @@ async def test_a_worker_sees_of_an_answer_what_its_row_knows(tmp_path: Path, mon
 
     async with gateway(tmp_path, script) as running:
         content = body()
-        head = f"POST {MESSAGES} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n"
-        answer, _ = await running.connect(f"{head}content-length: {len(content)}\r\n\r\n{content.decode()}")
+        answer, _ = await running.connect(request(len(content)) + content.decode())
         await answer.head()
         for piece, row in ((start() + delta("hello"), [False]), (finish(), [True])):
             assert await answer.chunk() == piece
