@@ -88,3 +88,15 @@ def test_every_path_and_make_target_it_names_exists(document: Path) -> None:
     # Only names of ours: a file in a sentence about something else is not one.
     files = set(re.findall(r"`((?:crds|operator|router|worker-image|tests|docs)/[\w./-]*)`", text))
     assert [f for f in sorted(files) if not (ROOT / f).exists()] == []
+
+
+def test_every_test_that_the_threat_model_names_exists() -> None:
+    text, file, missing = (ROOT / "docs/threat-model.md").read_text(), "", []
+    named = re.findall(r"`([\w/]+\.py)?::(\w+)`", text)
+    for path, name in named:
+        file = path or file  # without a file, the test is in the one that was named last
+        source = ROOT / "tests" / file
+        if not source.is_file() or not re.search(rf"^(?:async )?def {name}\(", source.read_text(), flags=re.MULTILINE):
+            missing.append(f"{file}::{name}")
+    assert missing == []
+    assert len(named) > 100
