@@ -49,6 +49,7 @@ LONGEST_DELAY_SECONDS = 2.0
 STEADY_SECONDS = 1.0
 """A watch that lasted this long, or said something, was a good one: failures before it are forgotten."""
 
+_AFTER_BUG_SECONDS = 1.0
 _SAME_AGAIN = (0, 429, 502, 503)
 """Failures that say nothing about the watch's resource version: not reached, or overloaded. After any other, LIST. (A
 server restored from a backup refuses versions from its future with 504, for ever.)"""
@@ -172,6 +173,15 @@ class Reflector(Generic[T]):
                     continue
             failures += 1
             await self._pause(failures, error)
+
+    async def keep_running(self) -> None:
+        """The same, and again if a bug ended it: the copy must not stay as it is for ever, unnoticed."""
+        while True:
+            try:
+                await self.run()
+            except Exception:
+                log.exception("a reflector failed")
+            await self._sleep(_AFTER_BUG_SECONDS)
 
     async def _round(self) -> tuple[Exception | None, bool]:
         """A LIST if need be, then a watch to its end: what ended it, and whether it was a good one."""

@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from claude_crds.api import Api
+from claude_crds.reflector import Reflector
+from claude_crds.resources import SESSIONS
 from claude_crds.views import ClaudeSession
 from crds.fake_api import PATIENCE, FakeApi
 from crds.harness import KIND, followed, session
@@ -79,6 +82,29 @@ async def test_a_listener_that_fails_harms_nobody(fake: FakeApi) -> None:
         fake.put(KIND, session("a"))
         await f.same()
         assert f_heard.names == ["a"]
+
+
+async def test_a_bug_does_not_keep_it_from_following(
+    fake: FakeApi, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    paused = asyncio.Event()
+
+    async def sleep(delay: float) -> None:
+        monkeypatch.undo()
+        paused.set()
+
+    fake.put(KIND, session("a"))
+    async with Api(fake.loader) as api:
+        reflector = Reflector(api, SESSIONS, "ns", sleep=sleep)
+        monkeypatch.setattr(Reflector, "_round", lambda _: 1 / 0)
+        task = asyncio.create_task(reflector.keep_running())
+        async with asyncio.timeout(PATIENCE):
+            await paused.wait()
+            await reflector.wait_synced()
+        assert [s.name for s in reflector.items()] == ["a"]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert "a reflector failed" in caplog.text
 
 
 class _Heard:

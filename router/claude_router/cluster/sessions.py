@@ -94,7 +94,7 @@ class KubernetesSessions:
     def begin(self) -> None:
         """Follow the API server."""
         for reflector in self._followed:
-            self._spawn(_follow(reflector))
+            self._spawn(reflector.keep_running())
 
     async def close(self) -> None:
         """Whoever still waits is told that the server ends."""
@@ -277,13 +277,3 @@ def _reached() -> Iterator[None]:
         if why := trouble(error):
             raise Unreachable(why or UNREACHABLE, advice=LATER) from error
         raise SessionFailed(str(error)) from error
-
-
-async def _follow(reflector: Reflector[Any]) -> None:
-    """It ends by a bug only, and then the copy must not stay as it is for ever."""
-    while True:
-        try:
-            await reflector.run()
-        except Exception:
-            log.exception("a reflector failed")
-        await asyncio.sleep(_LOOK_SECONDS)

@@ -24,7 +24,6 @@ from claude_router.gateway.workers import PodCredentials
 
 log = logging.getLogger(__name__)
 
-_AGAIN_SECONDS = 1.0
 _COMPONENT = "claude-gateway"
 
 
@@ -58,7 +57,7 @@ class Cluster:
     def begin(self) -> None:
         """Follow the API server."""
         for reflector in (self.pods, self.sessions, self.pools, self.teams):
-            self._tasks.append(asyncio.create_task(_follow(reflector)))
+            self._tasks.append(asyncio.create_task(reflector.keep_running()))
         self._tasks.append(asyncio.create_task(self._verifier.prepare()))
 
     async def close(self) -> None:
@@ -92,13 +91,3 @@ class Cluster:
         )  # fmt: skip
         with contextlib.suppress(AlreadyExists):
             await self._api.create(EVENTS, self._namespace, body)
-
-
-async def _follow(reflector: Reflector[Any]) -> None:
-    """It ends by a bug only, and then the copy must not stay as it is for ever."""
-    while True:
-        try:
-            await reflector.run()
-        except Exception:
-            log.exception("a reflector failed")
-        await asyncio.sleep(_AGAIN_SECONDS)

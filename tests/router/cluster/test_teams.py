@@ -208,7 +208,7 @@ class _Never:
     synced = False
     problem = "claudeteams are away"
 
-    async def run(self) -> None:
+    async def keep_running(self) -> None:
         await asyncio.Event().wait()
 
 
