@@ -19,7 +19,7 @@ _DELTA = b"event: content_block_delta"
 _DELTA_BYTES = 130
 """Of a delta's event, what is not the text."""
 _BYTES_A_TOKEN = 4
-_SAMPLE_BYTES = 4096
+_SAMPLE_BYTES = 1024
 """Of what comes at once, how much the deltas are counted in: an estimate needs no more."""
 _LONGEST_LINE = 64 * 1024
 _LARGEST_BODY = 64 * 1024 * 1024
