@@ -7,32 +7,16 @@ that is still coming.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
-import msgspec
 from starlette.types import Receive
 
 from claude_router.client import ClientLeft
 from claude_router.gateway import errors
 from claude_worker.openai.errors import ApiError
 
-_LONGEST_NAME = 200
 PIECE_SECONDS = 60.0
 """A worker is near: one that says nothing for so long in the middle of a body has hung."""
-
-
-class _Tool(msgspec.Struct):
-    model: str | None = None
-
-
-class _Asked(msgspec.Struct):
-    model: str
-    tools: list[_Tool] | None = None
-
-
-_ASKED = msgspec.json.Decoder(_Asked)
 
 
 class Body:
@@ -85,31 +69,3 @@ class Body:
             self.failure = error
             raise
         yield whole[-1]
-
-
-def models_in(body: bytes) -> list[str]:
-    """The models that the request names: its own first, then those of tools that bring one. Raises ApiError (400)."""
-    try:
-        asked = _ASKED.decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise errors.bad_body(str(error)[:200]) from error
-    models = [asked.model, *(tool.model for tool in asked.tools or () if tool.model is not None)]
-    if max(map(len, models)) > _LONGEST_NAME:
-        raise errors.bad_body(f"no model has a name of more than {_LONGEST_NAME} characters")
-    return models
-
-
-def refuse_ambiguous(body: bytes) -> None:
-    """Raises ApiError (400) if the request names its model or tools twice: which of them counts is the reader's choice.
-
-    `body` is JSON that `models_in` has read.
-    """
-    if body.count(b'"model"') == 1 and body.count(b'"tools"') <= 1 and b"\\u00" not in body:
-        return
-    try:
-        pairs: Any = json.loads(body, object_pairs_hook=list)
-    except (ValueError, RecursionError) as error:
-        raise errors.bad_body("it cannot be read") from error
-    names = [name for name, _ in pairs]
-    if names.count("model") > 1 or names.count("tools") > 1:
-        raise errors.bad_body("it names its model or its tools twice")

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 Fields = dict[str, msgspec.Raw]
 _FIELDS = msgspec.json.Decoder(Fields)
 _LARGE_BODY = 128 * 1024
+_MOST_KEYS = 500_000
+"""In a body and all that is in it: each that is the body's own takes more memory than room."""
 """A body of more bytes is written anew, hashed and signed in a thread: the event loop has others to serve."""
 _LARGEST_ERROR = 64 * 1024
 _LONGEST_MESSAGE = 2000
@@ -104,6 +106,8 @@ async def prepared(make: Callable[[bytes], T], body: bytes) -> T:
 
 def fields_of(body: bytes) -> Fields:
     """The body's fields, each as it came; of one that comes twice, the last. Raises ApiError (400)."""
+    if body.count(b'":') > _MOST_KEYS:
+        raise errors.bad_body(f"it has more than {_MOST_KEYS} keys")
     try:
         return _FIELDS.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable
 
@@ -31,15 +32,15 @@ def forward(
 ) -> CIMultiDict[str]:
     """What goes to the model; `length` of the body in bytes, None: not known. Names come in lower case.
 
-    Without compression, so that the meter can read along.
+    Without compression, so that the meter can read along, and without what is no text: it would not pass unchanged.
     """
     received = list(received)
     named = {name.strip().lower() for key, value in received if key == b"connection" for name in value.split(b",")}
-    sent = CIMultiDict(
-        (name.decode("latin-1"), value.decode("latin-1"))
-        for name, value in received
-        if name not in _HOP_BY_HOP and name not in named and not _PRIVATE.search(name)
-    )
+    sent: CIMultiDict[str] = CIMultiDict()
+    for name, value in received:
+        if name not in _HOP_BY_HOP and name not in named and not _PRIVATE.search(name):
+            with contextlib.suppress(UnicodeDecodeError):
+                sent.add(name.decode(), value.decode())
     sent["Accept-Encoding"] = "identity"
     if length is not None:
         sent["Content-Length"] = str(length)

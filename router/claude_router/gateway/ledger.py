@@ -30,6 +30,8 @@ MOST_WAITING = 10_000
 """Rows not written yet, above which no further request should begin."""
 _RETRY_SECONDS = 1.0
 _MOST_AT_ONCE = 1000
+_OF_A_ROW = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
+"""SQLite's errors that trying again does not mend; all others are the file's, or the disk's."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS requests (
@@ -106,6 +108,7 @@ class Ledger:
         self._path = path
         self._queue: SimpleQueue[_Entry] = SimpleQueue()
         self._problem = ""
+        self._closing = threading.Event()
         self._syncer = Syncer(path)
         self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
         self._lock = contextlib.ExitStack()
@@ -129,6 +132,7 @@ class Ledger:
 
     def close(self) -> None:
         """Return when all is written, or cannot be. Blocks."""
+        self._closing.set()
         self._queue.put(None)
         self._thread.join()
         self._syncer.close()
@@ -163,24 +167,26 @@ class Ledger:
         return self._problem or self._syncer.problem
 
     def _write(self) -> None:
-        pause = threading.Event()
-        with contextlib.closing(connect(self._path)) as db:
-            db.execute("PRAGMA synchronous = NORMAL")
-            last = False
-            while not last:
-                entries, last = self._taken()
-                while entries and not self._written(db, entries):
-                    if last:
-                        log.error("%d entries of the ledger are lost", len(entries))
-                        break
-                    pause.wait(_RETRY_SECONDS)
-                self._settle(db, entries)
+        try:
+            with contextlib.closing(connect(self._path)) as db:
+                db.execute("PRAGMA synchronous = NORMAL")
+                self._write_all(db)
+        except Exception as error:
+            log.exception("the ledger's writer has ended")
+            self._problem = f"the writer has ended: {error}"
+
+    def _write_all(self, db: sqlite3.Connection) -> None:
+        last = False
+        while not last:
+            entries, last = self._taken()
+            while not self._written(db, entries):
+                if self._closing.wait(_RETRY_SECONDS) and not self._written(db, entries):
+                    log.error("%d entries of the ledger are lost", len(entries))
+                    break
+            self._settle(db, entries)
 
     def _settle(self, db: sqlite3.Connection, entries: Sequence[_Entry]) -> None:
         """What can wait until the rows are written, and whoever waits for them has been told."""
-        waiting = [entry for entry in entries if isinstance(entry, threading.Event)]
-        for done in waiting or (threading.Event(),):
-            self._syncer.ask(done)
         for entry in entries:
             if isinstance(entry, _Prune):
                 try:
@@ -188,6 +194,9 @@ class Ledger:
                         self._queue.put(entry)
                 except sqlite3.Error as error:
                     log.error("the ledger cannot be pruned: %s", error)
+        waiting = [entry for entry in entries if isinstance(entry, threading.Event)]
+        for done in waiting or (threading.Event(),):
+            self._syncer.ask(done)
 
     def _taken(self) -> tuple[list[_Entry], bool]:
         """What is there to be written, at least one entry; and whether it is the last."""
@@ -199,23 +208,26 @@ class Ledger:
 
     def _written(self, db: sqlite3.Connection, entries: Sequence[_Entry]) -> bool:
         """Write the rows, and tell those who wait for one; whether it could be done."""
-        begun = [entry for entry in entries if isinstance(entry, _Beginning)]
-        ended = [entry for entry in entries if isinstance(entry, _Ending)]
-        if not (begun or ended):
+        rows = [entry for entry in entries if isinstance(entry, _Beginning | _Ending)]
+        if not rows:
             return True
         try:
             with db:
-                db.executemany(_BEGIN, (entry.begun for entry in begun))
-                db.executemany(_END, (_parameters(entry.ended) for entry in ended))
-        except sqlite3.Error as error:
-            if str(error) != self._problem:
-                log.error("the ledger cannot be written: %s", error)
-            self._problem = str(error)
-            return False
+                db.executemany(_BEGIN, (entry.begun for entry in rows if isinstance(entry, _Beginning)))
+                db.executemany(_END, (_parameters(entry.ended) for entry in rows if isinstance(entry, _Ending)))
+        except Exception as error:
+            if isinstance(error, sqlite3.Error) and not isinstance(error, _OF_A_ROW):
+                if str(error) != self._problem:
+                    log.error("the ledger cannot be written: %s", error)
+                self._problem = str(error)
+                return False
+            if len(rows) > 1:
+                return all(self._written(db, [row]) for row in rows)
+            log.exception("an entry is lost: it does not fit into the ledger")
         self._problem = ""
-        for told in [entry.written for entry in begun] + [entry.written for entry in ended]:
-            if told is not None:
-                told()
+        for entry in rows:
+            if entry.written is not None:
+                entry.written()
         return True
 
 

@@ -47,17 +47,18 @@ class Metered:
         self.unsent = False
         """Whether the model cannot have got it."""
 
-    def end(self, status: int, scanner: Scanner | None) -> None:
-        """It was answered with this status (0: not at all), and the scanner has seen what has passed."""
+    def end(self, status: int, scanner: Scanner | None, *, whole: bool = True) -> None:
+        """It was answered, `whole` or not, with this status (0: not at all); the scanner has seen what has passed."""
         if self._over:
             return
         self._over = True
         flags: list[str] = []
         counted = scanner.counted if scanner else None
-        if counted is None and status == 200:
+        if counted is None and status == 200 and whole:
             flags.append(UNMETERED)
-        elif counted is None and not status and not self.unsent:  # the worker left before the API said anything
-            counted = Counted(input=min(_MOST_GUESSED, self._body_bytes // _BYTES_A_TOKEN))
+        elif counted is None and status in (0, 200) and not self.unsent:  # it broke off before the API said anything
+            prompt = min(_MOST_GUESSED, self._body_bytes // _BYTES_A_TOKEN)
+            counted = Counted(input=prompt, output=min(_MOST_GUESSED, scanner.passed if scanner else 0))
             flags.append(ESTIMATED)
         elif counted is not None and scanner is not None and not scanner.complete:
             flags.append(ESTIMATED)

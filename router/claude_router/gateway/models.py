@@ -9,7 +9,7 @@ from claude_crds.model_names import resolve
 from claude_crds.views import PoolSpec
 
 _SUFFIX = re.compile(r"\[[^\]]*\]$")
-_DATED = re.compile(r"(?:-\d{6,}|-latest)?(?:(?:-v\d|[@:]).*)?")
+_DATED = re.compile(r"(?:-\d{6,}|-latest)?(?:-v\d{1,2})?(?:[:@][a-z0-9-]{1,16})?")
 _ANY = frozenset({"default", "best", "auto", "inherit"})
 """Claude Code's words that stand for no model in particular."""
 _SEVERAL = {"opusplan": ("opus", "sonnet")}
@@ -36,10 +36,11 @@ def meant(allowed: Collection[str], pool: PoolSpec) -> tuple[str, ...] | None:
 def permits(words: Iterable[str], model: str) -> bool:
     """Whether a request's `model` is one of these: `opus` is any Opus, `claude-opus-5` that with any date.
 
-    `claude-opus-5` is not `claude-opus-5-5`.
+    `claude-opus-5` is not `claude-opus-5-5`. What comes after `@` or `:` says which of a model, never which model.
     """
     asked = plain(model)
-    return any(word in asked.split("-") or is_version(word, asked) for word in words)
+    named = re.split("[@:]", asked, maxsplit=1)[0].split("-")
+    return model.lower().count("claude-") <= 1 and any(word in named or is_version(word, asked) for word in words)
 
 
 def is_version(name: str, model: str) -> bool:

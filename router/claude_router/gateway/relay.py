@@ -17,11 +17,12 @@ from starlette.types import Receive, Send
 
 from claude_router.client import ClientLeft, ClientWatch
 from claude_router.gateway import errors, headers
-from claude_router.gateway.body import Body, models_in, refuse_ambiguous
+from claude_router.gateway.body import Body
 from claude_router.gateway.budgets import judge, over_ceiling
 from claude_router.gateway.callers import Caller
 from claude_router.gateway.meter import Meter, Metered
 from claude_router.gateway.metrics import GatewayMetrics
+from claude_router.gateway.named_models import models_in, refuse_ambiguous
 from claude_router.gateway.routes import Route
 from claude_router.gateway.scan import JsonScanner, Scanner, SseScanner
 from claude_router.gateway.teams import Policy
@@ -97,7 +98,7 @@ class Relay:
                 raise ClientLeft
         finally:
             if call.metered is not None:
-                call.metered.end(call.status, call.scanner)
+                call.metered.end(call.status, call.scanner, whole=False)
 
     def _admit(self, call: Call, whole: bytes) -> None:
         """The whole body is here: may it go? Raises ApiError."""

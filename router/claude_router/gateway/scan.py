@@ -23,6 +23,8 @@ _SAMPLE_BYTES = 1024
 """Of what comes at once, how much the deltas are counted in: an estimate needs no more."""
 _LONGEST_LINE = 64 * 1024
 _LARGEST_BODY = 64 * 1024 * 1024
+_MOST = 10**9
+"""Of tokens in a request. No API says more, but one that is broken would break sums."""
 
 
 class Counted(NamedTuple):
@@ -99,6 +101,11 @@ class Scanner(Protocol):
         """What is known so far; None: nothing."""
         ...
 
+    @property
+    def passed(self) -> int:
+        """Of the answer, how many tokens its bytes are, about; of one that has broken off."""
+        ...
+
 
 class SseScanner:
     """Of an event stream."""
@@ -159,9 +166,13 @@ class SseScanner:
         """See Scanner. Of an answer that broke off, the API has only said how it began: the rest is estimated."""
         if self._counted is None or self._final:
             return self._counted
+        return self._counted._replace(output=max(self._counted.output, self.passed))
+
+    @property
+    def passed(self) -> int:
+        """See Scanner."""
         text = (self._size - self._deltas * _DELTA_BYTES) // _BYTES_A_TOKEN
-        seen = max(self._deltas, text) if self._deltas else 0
-        return self._counted._replace(output=max(self._counted.output, seen))
+        return max(self._deltas, text) if self._deltas else 0
 
     def _line(self, line: bytes) -> None:
         if not line.startswith(b"data:"):
@@ -209,22 +220,31 @@ class JsonScanner:
         if message.usage is not None:
             self.counted, self.complete = _read(message.usage), True
 
+    @property
+    def passed(self) -> int:
+        """See Scanner."""
+        return len(self._body) // _BYTES_A_TOKEN
+
 
 def _read(usage: _Usage) -> Counted:
-    written = max(0, usage.cache_creation_input_tokens or 0)
+    written = _tokens(usage.cache_creation_input_tokens)
     split = usage.cache_creation or _Creation()
-    hour = max(0, split.ephemeral_1h_input_tokens or 0)
-    written = max(written, hour + max(0, split.ephemeral_5m_input_tokens or 0))
+    hour = _tokens(split.ephemeral_1h_input_tokens)
+    written = max(written, hour + _tokens(split.ephemeral_5m_input_tokens))
     return Counted(
-        input=max(0, usage.input_tokens or 0),
-        output=max(0, usage.output_tokens or 0),
-        cache_read=max(0, usage.cache_read_input_tokens or 0),
+        input=_tokens(usage.input_tokens),
+        output=_tokens(usage.output_tokens),
+        cache_read=_tokens(usage.cache_read_input_tokens),
         cache_write_5m=written - hour,
         cache_write_1h=hour,
-        searches=max(0, usage.server_tool_use.web_search_requests or 0) if usage.server_tool_use else 0,
+        searches=_tokens(usage.server_tool_use.web_search_requests) if usage.server_tool_use else 0,
         fast=usage.speed == "fast",
         us=usage.inference_geo == "us",
     )
+
+
+def _tokens(count: int | None) -> int:
+    return min(max(0, count or 0), _MOST)
 
 
 def _more(before: Counted, after: Counted) -> Counted:

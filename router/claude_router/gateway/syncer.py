@@ -12,9 +12,11 @@ from queue import Empty, SimpleQueue
 
 log = logging.getLogger(__name__)
 
+_RETRY_SECONDS = 1.0
+
 
 class Syncer:
-    """A thread of its own. What is asked for while a sync runs is done by one more."""
+    """A thread of its own. What is asked for while a sync runs is done by one more; one that failed is tried again."""
 
     def __init__(self, database: Path) -> None:
         self._path = database.with_name(database.name + "-wal")
@@ -45,7 +47,7 @@ class Syncer:
             file, last = -1, False
             while not last:
                 asked = self._taken()
-                last = asked[-1] is None
+                last = None in asked
                 try:
                     # SQLite makes the file with the first row, and keeps it as long as a connection is there.
                     if file < 0 and self._path.exists():
@@ -61,8 +63,9 @@ class Syncer:
                 _set(asked)
 
     def _taken(self) -> list[threading.Event | None]:
-        asked = [self._asked.get()]
+        asked: list[threading.Event | None] = []
         with contextlib.suppress(Empty):
+            asked.append(self._asked.get(timeout=_RETRY_SECONDS if self._problem else None))
             while asked[-1] is not None:
                 asked.append(self._asked.get_nowait())
         return asked

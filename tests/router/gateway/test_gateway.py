@@ -60,6 +60,18 @@ async def test_bytes_pass_unchanged_and_the_real_key_takes_the_place_of_the_work
         assert TOKEN not in str(got)
 
 
+async def test_a_header_passes_as_it_is_or_not_at_all(tmp_path: Path) -> None:
+    async with gateway(tmp_path, streams(ANSWER)) as running:
+        data = body()
+        answer, writer = await running.connect("")
+        extra = "x-one: gr\u00fcn\r\n".encode() + b"x-two: gr\xfcn\r\n"
+        writer.write(request(len(data)).encode().replace(b"host: x\r\n", b"host: x\r\n" + extra) + data)
+        assert (await answer.head())[0] == 200
+        got = running.model.received[-1].headers
+        assert got["x-one"].encode("latin-1").decode() == "gr\u00fcn"
+        assert "x-two" not in got
+
+
 async def test_what_the_model_says_about_itself_comes_back_and_nothing_else(tmp_path: Path) -> None:
     async def script(exchange: Exchange) -> None:
         told = {**JSON, "request-id": "req_1", "retry-after": "7", "anthropic-ratelimit-requests-remaining": "3",
@@ -219,6 +231,7 @@ async def test_any_other_path_is_not_found(tmp_path: Path, method: str, path: st
     (b'{"model": "claude-opus-5", "model": "claude-sonnet-5"}', 400),
     (b'{"model": "claude-opus-5", "mod\\u0065l": "claude-sonnet-5"}', 400),
     (b'{"model": "claude-sonnet-5", "tools": [{"model": "claude-opus-5"}], "tools": []}', 400),
+    (b'{"model": "claude-sonnet-5", "tools": [{"model": "claude-opus-5", "model": "claude-sonnet-5"}]}', 400),
     (b"{}", 400), (b"", 400), (b"[]", 400), (b'{"model": 1}', 400), (b"\xff", 400), (b'{"model": "sonnet"', 400),
     ('{"model": "claude-sonnet-5"}'.encode("utf-16"), 400), (b'{"model": "sonnet' + b"x" * 300 + b'"}', 400),
     (b'{"model": "sonnet", "model ": ' + b"[" * 5000 + b"]" * 5000 + b"}", 400),

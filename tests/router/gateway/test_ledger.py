@@ -9,7 +9,8 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,14 @@ def begun(number: int, when: float = 0.0, team: str = "red", session: str = "s",
 
 def ended(number: int, *, cost: float = 1.0, flags: str = "", model: str = "m") -> Ended:
     return Ended(f"gw_{number}", 9.0, model, "msg", 200, Counted(10, 2, 30, 4, 5), cost, flags)
+
+
+def eventually(true: Callable[[], bool]) -> None:
+    """For what a thread does, which tells nobody."""
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def path_of(ledger: Ledger) -> Path:
@@ -199,13 +208,60 @@ def test_a_disk_that_cannot_be_synced_is_told_of_until_it_can(ledger: Ledger, mo
     def fail(file: int) -> None:
         raise OSError("no disk")
 
+    monkeypatch.setattr("claude_router.gateway.syncer._RETRY_SECONDS", 0.01)
     with monkeypatch.context() as patch:
         patch.setattr("claude_router.gateway.syncer.os.fdatasync", fail)
         ledger.begin(begun(1))
         assert ledger.flush()
         assert "no disk" in ledger.problem
-    assert ledger.flush()
+    eventually(lambda: ledger.problem == "")  # though nothing is written that would ask for it
+
+
+def test_an_entry_that_does_not_fit_costs_no_other(ledger: Ledger) -> None:
+    path = path_of(ledger)
+    with contextlib.closing(connect(path)) as db:
+        db.execute("BEGIN IMMEDIATE")  # so that all come in one transaction
+        for number in range(3):
+            ledger.begin(begun(number))
+        ledger.end(Ended("gw_0", 9.0, "m", "", 200, Counted(2**63), 1.0, ""))
+        ledger.end(ended(1))
+        ledger.end(Ended("gw_2", 9.0, None, "", 200, Counted(), 1.0, ""))  # type: ignore[arg-type]
+        db.execute("ROLLBACK")
+    assert used(path_of(ledger), "team") == [Used("red", 3, 2, 0, 49, 2, 30, 9, 1.0)]
     assert ledger.problem == ""
+
+
+def test_a_writer_that_has_ended_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite3")
+    monkeypatch.setattr(Ledger, "_write_all", lambda *_: 1 / 0)
+    ledger.open()
+    eventually(lambda: "writer has ended" in ledger.problem)
+    ledger.close()
+
+
+def test_it_closes_though_the_disk_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite3")
+    ledger.open()
+    with contextlib.closing(connect(path_of(ledger))) as db:
+        db.execute("ALTER TABLE requests RENAME TO away")
+    ledger.begin(begun(1))
+    eventually(lambda: "no such table" in ledger.problem)
+    ledger.close()
+    assert "1 entries of the ledger are lost" in caplog.text
+
+
+def test_what_is_flushed_has_been_pruned(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    folded = []
+
+    def fold(*_: object) -> bool:
+        threading.Event().wait(0.05)
+        folded.append(True)
+        return False
+
+    monkeypatch.setattr(retention, "fold", fold)
+    ledger.prune(0.0)
+    assert ledger.flush()
+    assert folded == [True]
 
 
 def fill(ledger: Ledger) -> Path:

@@ -113,6 +113,29 @@ async def test_a_worker_that_leaves_before_the_answer_pays_for_its_prompt(tmp_pa
         assert (row["input"], row["flags"], row["status"]) == (len(data) // 4, "estimated", 0)
 
 
+@pytest.mark.parametrize("text", ["", "word " * 1000])
+async def test_a_worker_that_leaves_an_answer_without_its_count_pays_for_what_there_was(
+    tmp_path: Path, text: str
+) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.head(200, JSON)
+        if text:
+            await exchange.chunk(b'{"type": "message", "content": "' + text.encode())
+        await exchange.left()
+
+    async with gateway(tmp_path, script) as running:
+        data = body(text="x" * 4000)
+        answer, writer = await running.connect(request(len(data)) + data.decode())
+        assert (await answer.head())[0] == 200
+        if text:
+            await answer.chunk()
+        writer.transport.abort()
+        (row,) = await running.ended()
+        assert (row["input"], row["flags"], row["status"]) == (len(data) // 4, "estimated", 200)
+        assert len(text) // 4 <= row["output"] <= len(text) // 4 + 10
+        assert row["cost"] > 0
+
+
 async def test_an_unreachable_model_costs_nothing_and_is_worth_another_try(tmp_path: Path) -> None:
     async with gateway(tmp_path, streams(ANSWER), url="http://127.0.0.1:9") as running:
         answer = await running.post()

@@ -84,8 +84,11 @@ def test_a_pool_with_a_model_says_what_claude_code_is() -> None:
 @pytest.mark.parametrize(("word", "model", "fits"), [
     ("opus", "claude-opus-5-5", True), ("opus", "claude-3-opus-20240229", True), ("opus", "claude-sonnet-5", False),
     ("opus", "opus", True), ("claude-opus-5", "claude-opus-5[1m]", True), ("claude-opus-5", "claude-opus-5-5", False),
+    ("claude-opus-4-5", "us.anthropic.claude-opus-4-5-20251101-v1:0", True),
     ("claude-opus-4", "claude-opus-4-20250514", True), ("sonnet", "x/claude-opus-5", False), ("opus", "octopus", False),
-    ("opus", "@" * 100_000, False),
+    ("opus", "@" * 100_000, False), ("haiku", "claude-opus-5@x-haiku", False), ("opus", "claude-opus-5@20260101", True),
+    ("haiku", "claude-opus-5:claude-haiku-4-5", False),
+    ("claude-3-5-sonnet", "claude-3-5-sonnet-v2@20241022", True), ("claude-opus-5", "claude-opus-5:x/y", False),
 ])  # fmt: skip
 def test_which_models_a_word_permits(word: str, model: str, fits: bool) -> None:
     assert permits((word,), model) == fits

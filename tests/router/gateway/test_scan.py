@@ -54,6 +54,19 @@ def test_what_is_told_twice_counts_once(last: dict[str, int | None]) -> None:
     assert scanned(stream).counted == Counted(max(10, last["input_tokens"] or 0), 40, 7)
 
 
+@pytest.mark.parametrize("count", [2**63, 10**400, -(2**70)])
+def test_an_absurd_count_does_not_break_sums(count: int) -> None:
+    found = scanned(start(input_tokens=count, cache_read_input_tokens=count) + finish(output_tokens=count)).counted
+    assert found is not None
+    assert max(found) <= 10**9
+    assert min(found) >= 0
+    whole = JsonScanner()
+    whole.feed(json.dumps({"usage": {"input_tokens": count, "output_tokens": 1}}).encode())
+    whole.end()
+    assert whole.counted is not None
+    assert whole.counted.input in (0, 10**9)
+
+
 def test_cache_writes_by_their_length_of_life() -> None:
     split = {"ephemeral_5m_input_tokens": 20, "ephemeral_1h_input_tokens": 10}
     stream = start(cache_creation_input_tokens=35, cache_creation=split) + finish(cache_creation_input_tokens=35)
