@@ -28,7 +28,8 @@ def slug(text: str) -> str:
 def session_name(tenant: str, conversation_id: str) -> str:
     """`conv-<slug>-<hash>`: at most 46 characters, the same for the same (tenant, id) on every router.
 
-    The hash is base32 of SHA-256 over both, length-prefixed so that no pair can be read as another.
+    The hash is base32 of SHA-256 over both, length-prefixed so that no pair can be read as another. It has 50 bits: two
+    that share it can be searched for, so whoever finds a session by its name compares tenant and id as well.
     """
     tenant_bytes = tenant.encode("utf-8", "surrogatepass")
     seed = b"%d:%s:%s" % (len(tenant_bytes), tenant_bytes, conversation_id.encode("utf-8", "surrogatepass"))

@@ -31,8 +31,13 @@ class ConversationKey:
 
     @property
     def name(self) -> str:
-        """The session's object name (see `claude_crds.names`)."""
+        """The session's object name (see `claude_crds.names`). That it is the session's is not enough: see `taken`."""
         return session_name(self.tenant, self.id)
+
+
+def taken() -> SessionFailed:
+    """Another conversation has the name that follows from this one's tenant and id. Nobody hears more of it."""
+    return SessionFailed("this id cannot be used here; choose another one")
 
 
 @dataclass(frozen=True, slots=True)

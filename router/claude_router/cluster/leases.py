@@ -9,13 +9,18 @@ from claude_crds.reflector import Reflector
 from claude_crds.resources import Phase
 from claude_crds.tokens import worker_token
 from claude_crds.views import ClaudeSession
-from claude_router.sessions import Lease
+from claude_router.sessions import ConversationKey, Lease
 
 SUSPECT_SECONDS = 1.0
 """How long a worker that refused is not lent again: until then its session says what has become of it, or nothing has.
 A worker that refuses again and again is asked about once in this time."""
 
 _MOST_SUSPECTS = 4096
+
+
+def is_of(session: ClaudeSession, key: ConversationKey) -> bool:
+    """Whether the session is this conversation's, whose name it has."""
+    return session.spec.conversation_id == key.id and session.spec.tenant == key.tenant
 
 
 class Leases:
@@ -38,10 +43,17 @@ class Leases:
         self._suspects: dict[str, tuple[str, float]] = {}
         """Session → token of the pod that refused, and until when that counts."""
 
-    def lend(self, name: str) -> Lease | None:
+    def lend(self, key: ConversationKey) -> Lease | None:
         """The session's worker, if it takes turns."""
+        name = key.name
         session = self._sessions.get(name)
-        if session is None or session.status.phase != Phase.READY or session.leaving or not session.status.endpoint:
+        if (
+            session is None
+            or not is_of(session, key)
+            or session.status.phase != Phase.READY
+            or session.leaving
+            or not session.status.endpoint
+        ):
             return None
         lease = self._of(session)
         suspect = self._suspects.get(name)

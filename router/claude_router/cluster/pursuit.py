@@ -20,8 +20,8 @@ from claude_crds.errors import AlreadyExists, ApiError, Conflict, Forbidden, Inv
 from claude_crds.reflector import Reflector, backoff
 from claude_crds.resources import SESSIONS, Desired, Phase, timestamp
 from claude_crds.views import ClaudeSession
-from claude_router.cluster.leases import Leases
-from claude_router.sessions import Beginning, ConversationKey, Lease, PoolExhausted, SessionFailed, Unreachable
+from claude_router.cluster.leases import Leases, is_of
+from claude_router.sessions import Beginning, ConversationKey, Lease, PoolExhausted, SessionFailed, Unreachable, taken
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class Pursuit:
         return self._lent()
 
     def _lent(self) -> bool:
-        if not self.found.done() and (lease := self._leases.lend(self._name)):
+        if not self.found.done() and (lease := self._leases.lend(self._key)):
             self.found.set_result(lease)
         return self.found.done()
 
@@ -225,6 +225,8 @@ class Pursuit:
         if session is None:
             await self._create()
             return 0.0
+        if not is_of(session, self._key):
+            raise taken()
         if session.leaving:
             return _UNTIL_TOLD
         uid, generation = self._asked

@@ -19,7 +19,7 @@ from claude_crds.errors import ApiError, Conflict, NotFound
 from claude_crds.reflector import Reflector
 from claude_crds.resources import POOLS, SESSIONS, Desired, Phase
 from claude_crds.views import ClaudePool, ClaudeSession
-from claude_router.cluster.leases import SUSPECT_SECONDS, Leases
+from claude_router.cluster.leases import SUSPECT_SECONDS, Leases, is_of
 from claude_router.cluster.pursuit import LATER, UNREACHABLE, Cluster, Pursuit, trouble
 from claude_router.cluster.shown import Directory, pool_stats, session_view
 from claude_router.cluster.tips import ClusterTips
@@ -124,7 +124,7 @@ class KubernetesSessions:
 
     async def acquire(self, key: ConversationKey, *, deadline: float) -> Lease:
         """See Sessions."""
-        if lease := self._leases.lend(key.name):
+        if lease := self._leases.lend(key):
             return lease
         pursuit = self._pursuits.get(key.name)
         if pursuit is None or pursuit.found.done():
@@ -184,12 +184,15 @@ class KubernetesSessions:
     async def get(self, key: ConversationKey) -> SessionView | None:
         """See Sessions."""
         session = self.sessions.get(key.name)
-        return self._view(session) if session else None
+        return self._view(session) if session and is_of(session, key) else None
 
     async def suspend(self, key: ConversationKey) -> bool:
         """See Sessions."""
         with _reached():
             try:
+                session = self.sessions.get(key.name) or await self._cluster.get(key.name)
+                if not is_of(session, key):
+                    return False
                 await self._cluster.patch(key.name, {"spec": {"desiredState": Desired.SUSPENDED}})
             except NotFound:
                 return False
@@ -204,6 +207,8 @@ class KubernetesSessions:
                 try:
                     # What is deleted is what was looked at, and not one that somebody has begun since.
                     session = session or await self._cluster.get(key.name)
+                    if not is_of(session, key):
+                        return False
                     uid = session.metadata.uid
                     await self._cluster.bounded(
                         self._cluster.api.delete(SESSIONS, self._cluster.namespace, key.name, uid=uid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right, insort
 from datetime import datetime
 from typing import cast, get_args
@@ -13,6 +14,8 @@ from claude_crds.views import ClaudePool, ClaudeSession, condition
 from claude_router.sessions import ConversationKey, Phase, PoolStats, SessionView, Usage
 
 _PHASES = frozenset(get_args(Phase))
+_NAMES = re.compile(r"\bconv-[a-z0-9-]+")
+"""Of conversations, and of what is theirs: they hold what clients chose as ids, and everybody may see the pool."""
 
 
 def session_view(session: ClaudeSession, *, busy: bool) -> SessionView:
@@ -56,6 +59,7 @@ def pool_stats(name: str, pool: ClaudePool | None) -> PoolStats:
     status = pool.status
     ready = condition(status.conditions, READY_CONDITION)
     error = (ready.message or ready.reason) if ready and ready.status == "False" else ""
+    error = _NAMES.sub("conv-…", error)
     return PoolStats(
         size=pool.spec.size,
         live=status.live,

@@ -44,6 +44,14 @@ class News(NamedTuple):
     """When the budget's period began: a step is told once in it, for the same budget."""
 
 
+class _Written(NamedTuple):
+    """What was written, into which team, when (Unix time)."""
+
+    uid: str
+    at: float
+    status: Json
+
+
 Tell = Callable[[ClaudeTeam, News], Awaitable[None]]
 """Has an Event written; raises ApiError."""
 
@@ -116,7 +124,7 @@ class TeamStatuses:
         self._write = write
         self._tell = tell
         self._clock = clock
-        self._written: dict[str, tuple[float, Json]] = {}
+        self._written: dict[str, _Written] = {}
         self._failed: dict[str, float] = {}
         self._due: dict[str, tuple[ClaudeTeam, Json]] = {}
         """Of what is being written: the team, and what its status said before."""
@@ -137,12 +145,15 @@ class TeamStatuses:
             used = self._spending.since(team.name, judged.start)
             status = status_of(team, used, judge(used.cost_usd, team.spec.budget, now), now)
             wake = min(wake, judged.resets)
-            last, before = self._written.get(team.name, (0.0, _present(team)))
+            written = self._written.get(team.name)
+            if written is not None and written.uid != team.metadata.uid:
+                written = None  # that was another of its name: whoever reads this one finds nothing in it
+            before = written.status if written else _present(team)
             if _same(status, before):
                 continue
             ready = self._failed.get(team.name, now)
-            if team.name in self._written and _standing(status) == _standing(before):
-                ready = max(ready, last + WRITE_SECONDS)
+            if written and _standing(status) == _standing(before):
+                ready = max(ready, written.at + WRITE_SECONDS)
             if ready <= now:
                 found.append((team.name, status))
                 self._due[team.name] = team, before
@@ -166,18 +177,19 @@ class TeamStatuses:
 
     async def _put(self, name: str, status: Json) -> None:
         now = self._clock()
+        written = _Written(self._due[name][0].metadata.uid, now, status)
         # First, since once it is written nobody would know that it has not been told.
         await self._announce(name, status)
         try:
             await self._write(name, status)
         except NotFound:
-            self._written[name] = (now, status)  # it has just been deleted
+            self._written[name] = written  # it has just been deleted
         except (ApiError, AccessError) as error:
             log.warning("a team's status could not be written: %s", error)
             self._failed[name] = now + _RETRY_SECONDS
             return
         self._failed.pop(name, None)
-        self._written[name] = (now, status)
+        self._written[name] = written
 
     async def _announce(self, name: str, status: Json) -> None:
         team, before = self._due[name]

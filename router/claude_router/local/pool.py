@@ -25,6 +25,7 @@ from claude_router.sessions import (
     SessionFailed,
     SessionView,
     Usage,
+    taken,
 )
 
 
@@ -94,6 +95,8 @@ class LocalSessions:
         """See Sessions."""
         if self._reconciler.stopped:
             raise PoolExhausted("the server is shutting down")
+        if not self._may_be(key):
+            raise taken()
         wanted = self._want(key)
         now = self._workers.clock()
         if wanted.purging is None and wanted.worker and wanted.worker.lendable():
@@ -149,10 +152,12 @@ class LocalSessions:
 
     async def get(self, key: ConversationKey) -> SessionView | None:
         """See Sessions."""
-        return self._view(key.name)
+        return self._view(key.name) if self._may_be(key) else None
 
     async def suspend(self, key: ConversationKey) -> bool:
         """See Sessions."""
+        if not self._may_be(key):
+            return False
         wanted = self._workers.wanted.get(key.name)
         live = wanted.worker if wanted else None
         if wanted is None or live is None:
@@ -169,7 +174,7 @@ class LocalSessions:
 
     async def purge(self, key: ConversationKey) -> bool:
         """See Sessions. Raises OSError when the record cannot be deleted."""
-        if not self._known(key.name):
+        if not (self._known(key.name) and self._may_be(key)):
             return False
         wanted = self._want(key)
         if wanted.purging is None:
@@ -208,9 +213,16 @@ class LocalSessions:
 
     def _want(self, key: ConversationKey) -> Wanted:
         wanted = self._workers.wanted.get(key.name)
-        if wanted is None:
+        if wanted is None or wanted.key != key:  # of what is left of another, nothing is needed: see `_may_be`
             wanted = self._workers.wanted[key.name] = Wanted(key, key.name)
         return wanted
+
+    def _may_be(self, key: ConversationKey) -> bool:
+        """Whether no other conversation has the name that follows from this one's tenant and id."""
+        if record := self._store.records.get(key.name):
+            return record.key == key
+        wanted = self._workers.wanted.get(key.name)
+        return wanted is None or wanted.key == key or not (self._attended(wanted) or wanted.purging)
 
     @staticmethod
     def _attended(wanted: Wanted) -> bool:

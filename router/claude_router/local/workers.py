@@ -159,9 +159,10 @@ class Workers:
         log.error("worker failed", extra={"fields": {"worker": live.name, "session": live.session, "reason": reason}})
         if live.session:
             self.session_failed(self.wanted[live.session], reason)
-        # A conversation's own volume may be what is broken; a new one says something about all of them.
+        # A conversation's own volume, or its repository, may be what is broken; a new one says something about all.
         record = self.store.records.get(live.session or "")
-        if record is None or record.turns == 0:
+        own = self.git_of(self.wanted.get(live.session or "")) != self.git_of(None)
+        if not own and (record is None or record.turns == 0):
             self.pool_failed(reason)
 
     def session_failed(self, wanted: Wanted, reason: str) -> None:

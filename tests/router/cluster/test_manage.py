@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 
 import msgspec
@@ -11,10 +12,11 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
+from claude_crds.resources import POOLS
 from claude_crds.views import ClaudePool, ClaudeSession, Metadata, SessionSpec
 from claude_router.cluster.sessions import Pace
 from claude_router.cluster.settings import ClusterSettings, LiveSettings
-from claude_router.cluster.shown import Directory
+from claude_router.cluster.shown import Directory, pool_stats
 from claude_router.sessions import ConversationKey, SessionFailed, Unreachable, Usage
 from claude_router.settings import RouterSettings
 from crds.fake_api import FakeApi, status
@@ -35,6 +37,15 @@ async def test_pages_of_thousands_of_conversations() -> None:
             assert seen == sorted(key(f"talk {n}").name for n in range(3000))
             assert [v.key.name for v in await r.sessions.list("default", limit=2, after=seen[10])] == seen[11:13]
             assert await r.sessions.list("nobody", limit=10) == []
+
+
+def test_what_the_pool_says_to_everybody_names_no_conversation() -> None:
+    message = 'pods "conv-merger-with-acme-draft-ucrfivrynj-54c2c6" is forbidden: exceeded quota: q'
+    ready = {"type": "Ready", "status": "False", "reason": "PodRefused", "message": message}
+    pool = POOLS.decoder.decode(
+        json.dumps({"metadata": {"name": "default"}, "spec": {}, "status": {"conditions": [ready]}}).encode()
+    )
+    assert pool_stats("default", pool).error == 'pods "conv-…" is forbidden: exceeded quota: q'
 
 
 @pytest.mark.asyncio

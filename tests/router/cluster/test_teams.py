@@ -16,12 +16,14 @@ from claude_crds.api import Api
 from claude_crds.apikeys import SHARDS, KeyRecord, encode, make, shard_name, shard_of
 from claude_crds.resources import SECRETS, TEAMS
 from claude_router import views
+from claude_router.cluster.sessions import KubernetesSessions
 from claude_router.cluster.teams import TeamWatch
-from claude_router.sessions import ConversationKey
+from claude_router.sessions import ConversationKey, SessionFailed
 from crds.fake_api import PATIENCE, FakeApi
-from router.cluster.harness import KIND, World, fast, router
+from router.cluster.harness import KIND, World, fast, router, session, world
 from router.cluster.test_process import answered, healthy, process
 from router.harness import CHAT, body
+from router.namesakes import BLUE, RED
 
 pytestmark = pytest.mark.asyncio
 
@@ -200,6 +202,42 @@ async def test_it_is_not_well_before_teams_are_read() -> None:
             await until(fake, lambda: r.sessions.sessions.synced)
             assert not r.sessions.synced
             assert "claudeteams are away" in (await r.sessions.stats()).error
+
+
+async def test_a_namesake_in_another_team_is_nobody() -> None:
+    async with world() as (w, r):
+        body = session(RED.id, "Ready", tenant="red", team="red")
+        w.add({**body, "metadata": {"name": RED.name}})
+        deadline = asyncio.get_running_loop().time() + PATIENCE
+        await r.sessions.sessions.wait_for(RED.name, lambda s: s is not None, deadline=deadline)
+        assert await r.sessions.get(RED) is not None
+        assert (await r.sessions.acquire(RED, deadline=deadline)).name == RED.name
+        assert await r.sessions.get(BLUE) is None
+        assert await r.sessions.list("blue", limit=9) == []
+        before = len(w.fake.requests)
+        with pytest.raises(SessionFailed, match="choose another") as caught:
+            await r.sessions.acquire(BLUE, deadline=deadline)
+        assert not any(word in str(caught.value) for word in ("red", RED.id))
+        assert not await r.sessions.suspend(BLUE)
+        assert not await r.sessions.purge(BLUE)
+        assert len(w.fake.requests) == before, "what is another's is not even asked for"
+        assert await r.sessions.purge(RED)
+
+
+async def test_a_namesake_that_the_copy_does_not_know_yet_is_nobody_either() -> None:
+    async with world() as (w, r):
+        w.fake.hang()
+        body = session(RED.id, "Ready", tenant="red", team="red")
+        w.add({**body, "metadata": {"name": RED.name}})
+        assert r.sessions.sessions.get(RED.name) is None
+        with pytest.raises(SessionFailed, match="choose another"):
+            await r.sessions.acquire(BLUE, deadline=asyncio.get_running_loop().time() + PATIENCE)
+    for tried in (KubernetesSessions.suspend, KubernetesSessions.purge):
+        async with world() as (w, r):
+            w.fake.hang()
+            w.add({**body, "metadata": {"name": RED.name}})
+            assert not await tried(r.sessions, BLUE)
+            assert w.fake._objects[KIND][RED.name]["spec"]["desiredState"] == "Running"
 
 
 class _Never:

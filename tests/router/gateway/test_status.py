@@ -50,8 +50,8 @@ class World:
         self.told.append((team.name, news.reason, news.warning))
 
     @staticmethod
-    def read(name: str, spec: Json, status: Json) -> ClaudeTeam:
-        body = {"metadata": {"name": name}, "spec": spec, "status": status}
+    def read(name: str, spec: Json, status: Json, uid: str = "1") -> ClaudeTeam:
+        body = {"metadata": {"name": name, "uid": uid}, "spec": spec, "status": status}
         return TEAMS.decoder.decode(msgspec.json.encode(body))
 
     async def write(self, name: str, status: Json) -> None:
@@ -59,7 +59,7 @@ class World:
             raise Unavailable(Status("away"), "PATCH")
         self.written.append((name, status))
         spec = msgspec.to_builtins(self.teams[name].spec)
-        self.teams[name] = self.read(name, spec, status)
+        self.teams[name] = self.read(name, spec, status, self.teams[name].metadata.uid)
         self.bell.set()
 
     def spend(self, usd: float, team: str = "red") -> None:
@@ -139,6 +139,17 @@ async def test_a_raised_budget_counts_at_once() -> None:
     world.now += 0.1
     assert len(await world.settle()) == 1
     assert world.standing()["BudgetExceeded"] == "False"
+
+
+@pytest.mark.asyncio
+async def test_a_team_that_is_made_anew_is_over_its_budget_at_once() -> None:
+    world = World(red=BUDGET)
+    world.spend(12)
+    await world.settle()
+    world.teams["red"] = world.read("red", BUDGET, {}, uid="2")
+    assert len(await world.settle()) == 1
+    assert world.standing()["BudgetExceeded"] == "True"
+    assert await world.settle() == []
 
 
 @pytest.mark.asyncio

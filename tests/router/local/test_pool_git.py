@@ -10,7 +10,7 @@ import pytest
 from claude_crds.git import GitSource
 from claude_crds.settings import SettingsError, load
 from claude_router.local.environment import WORKSPACE_GIT, worker_environment
-from claude_router.sessions import Beginning, ConversationKey, Lease
+from claude_router.sessions import Beginning, ConversationKey, Lease, SessionFailed
 from claude_router.settings import RouterSettings
 from router.local.harness import PATIENCE, Pool, pool
 
@@ -58,6 +58,18 @@ async def test_where_nothing_is_cloned_a_fork_takes_a_spare(tmp_path: Path) -> N
         [spare] = p.live
         await acquire(p, "a", Beginning())
         assert p.worker("a").name == spare
+
+
+@pytest.mark.asyncio
+async def test_a_repository_that_cannot_be_cloned_is_one_conversations_trouble(tmp_path: Path) -> None:
+    async with pool(tmp_path, environment={WORKSPACE_GIT: OURS}) as p:
+        p.broken.write_text("https://git.example.com/other could not be cloned")
+        with pytest.raises(SessionFailed, match="could not be cloned"):
+            await acquire(p, "a", OTHER)
+        assert (await p.sessions.stats()).error == ""
+        with pytest.raises(SessionFailed):
+            await acquire(p, "b")
+        assert "no worker can be started" in (await p.sessions.stats()).error
 
 
 @pytest.mark.asyncio
