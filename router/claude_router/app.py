@@ -135,8 +135,9 @@ def create_app(
     running = running or Running()
     access = access or Access(ApiKeys(settings.api_keys))
     chat = Chat(
-        settings, metrics, running, access, Matching(sessions), sessions.count, audited=audited, git_hosts=git_hosts
-    )
+        settings, metrics, running, access, Matching(sessions), sessions.count, audited=audited, git_hosts=git_hosts,
+        crowded=sessions.crowded,
+    )  # fmt: skip
 
     app = RouterApp(
         title="claude-code-api",

@@ -126,6 +126,10 @@ class Sessions(Protocol):
         """The worker of this lease refused before a turn began, or did not answer: the next acquire finds another."""
         ...
 
+    def crowded(self, key: ConversationKey) -> bool:
+        """Whether another conversation waits for the room that this one's worker takes."""
+        ...
+
     async def list(self, tenant: str | None, *, limit: int, after: str = "") -> Sequence[SessionView]:
         """Up to `limit` conversations of the tenant in order of object name, those after the name `after`.
 

@@ -31,6 +31,9 @@ class OneUpstream:
     def gone(self, key: ConversationKey, lease: Lease) -> None:
         return
 
+    def crowded(self, key: ConversationKey) -> bool:
+        return False
+
     def count(self, tenant: str, also: Collection[str] = ()) -> int:
         return len(also)
 

@@ -164,6 +164,7 @@ class FakeSessions:
     stopped: list[tuple[str, ConversationKey]] = field(default_factory=list)
     tips: list[tuple[ConversationKey, str]] = field(default_factory=list)
     cancelled: int = 0
+    crowd: bool = False
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -190,6 +191,9 @@ class FakeSessions:
 
     def gone(self, key: ConversationKey, lease: Lease) -> None:
         self.given_back.append((key, lease))
+
+    def crowded(self, key: ConversationKey) -> bool:
+        return self.crowd
 
     async def list(self, tenant: str | None, *, limit: int, after: str = "") -> Sequence[SessionView]:
         names = [name for name, v in self.views.items() if tenant in (None, v.key.tenant) and name > after]

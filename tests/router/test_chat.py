@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from claude_router import running
 from claude_router.matching import histories
 from claude_router.sessions import ConversationKey
 from claude_worker.openai.request import parse
@@ -45,6 +46,28 @@ BAD: list[tuple[str, bytes | dict[str, Any], str, str | None]] = [
     ("n of 2", body(n=2), "unsupported_value", "n"),
     ("n of 0", body(n=0), "unsupported_value", "n"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("crowd", [True, False])
+async def test_while_others_wait_a_conversation_rests_between_two_turns(
+    monkeypatch: pytest.MonkeyPatch, crowd: bool
+) -> None:
+    """Long enough to be seen idle, or one that asks without a pause would keep its worker for ever."""
+    monkeypatch.setattr(running, "REST_SECONDS", 0.3)
+    clock = asyncio.get_running_loop().time
+    begun: list[float] = []
+
+    async def script(exchange: Exchange) -> None:
+        begun.append(clock())
+        await streams(frame("a"), DONE)(exchange)
+
+    async with FakeWorker(script) as worker, endpoint(worker.endpoint, sessions=FakeSessions(crowd=crowd)) as router:
+        await router.chat(body(), x_conversation_id="a")
+        ended = clock()
+        await router.chat(body(), x_conversation_id="b")
+        await router.chat(body(), x_conversation_id="a")
+    assert begun[1] - ended < 0.3, "another one need not rest"
+    assert (begun[2] - ended >= 0.25) == crowd
 
 
 async def test_bad_requests_get_400_and_leave_everything_unharmed() -> None:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from claude_router.running import Running
+from claude_router.running import REST_SECONDS, Running
 from router.fakes import PATIENCE
 
 pytestmark = pytest.mark.asyncio
@@ -35,6 +35,28 @@ async def test_idle_when_the_last_one_ends() -> None:
     assert not any(waiter.done() for waiter in waiters)
     second.set()
     assert await asyncio.gather(*waiters) == [True, True]
+
+
+async def test_a_conversation_rests_after_its_last_turn_and_not_while_one_runs() -> None:
+    now = 100.0
+    running = Running(lambda: now)
+    running.begin("a")
+    running.begin("a")
+    running.end("a")
+    assert running.rest("a") == 0.0, "another of its turns runs"
+    running.end("a")
+    running.begin("a")  # the one that asks
+    assert running.rest("a") == REST_SECONDS
+    assert running.rest("b") == 0.0
+    now += 0.1
+    assert running.rest("a") == pytest.approx(REST_SECONDS - 0.1)
+    running.begin("a")
+    assert running.rest("a") == 0.0, "it is in the line of another"
+    now += 60
+    for name in "abc":
+        running.begin(name)
+        running.end(name)
+    assert list(running._ended) == ["b", "c"], "what is over is forgotten, and `a` still runs"
 
 
 async def test_the_grace_ends() -> None:

@@ -21,7 +21,7 @@ from claude_crds.resources import POOLS, SESSIONS, Desired, Phase
 from claude_crds.views import ClaudePool, ClaudeSession
 from claude_router.cluster.leases import SUSPECT_SECONDS, Leases, is_of
 from claude_router.cluster.pursuit import LATER, UNREACHABLE, Cluster, Pursuit, trouble
-from claude_router.cluster.shown import Directory, pool_stats, session_view
+from claude_router.cluster.shown import Directory, Line, pool_stats, session_view
 from claude_router.cluster.tips import ClusterTips
 from claude_router.sessions import (
     ConversationKey,
@@ -81,11 +81,13 @@ class KubernetesSessions:
         self._cluster = Cluster(api, namespace, pool, self.sessions, **options)
         self._leases = Leases(self.sessions, namespace, key, suspect_seconds=self._pace.suspect)
         self._directory = Directory()
+        self._line = Line()
         self._pursuits: dict[str, Pursuit] = {}
         self._checks: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._tips = ClusterTips(self._cluster, self._spawn)
         self.sessions.listen(self._directory.changed)
+        self.sessions.listen(self._line.changed)
         self.sessions.listen(self._tips.changed)
         self.sessions.listen(self._changed)
 
@@ -165,6 +167,11 @@ class KubernetesSessions:
         if self._leases.still(lease) and key.name not in self._checks and len(self._checks) < _MOST_CHECKS:
             check = self._checks[key.name] = self._spawn(self._check(key.name))
             check.add_done_callback(lambda _: self._checks.pop(key.name, None))
+
+    def crowded(self, key: ConversationKey) -> bool:
+        """See Sessions. By the copy: it costs no request."""
+        session = self.sessions.get(key.name)
+        return session is not None and session.status.phase == Phase.READY and self._line.others(session)
 
     def count(self, tenant: str, also: Collection[str] = ()) -> int:
         """See Sessions. Costs `also`, not the number of conversations."""

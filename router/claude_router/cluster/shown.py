@@ -72,6 +72,28 @@ def pool_stats(name: str, pool: ClaudePool | None) -> PoolStats:
     )
 
 
+class Line:
+    """Which sessions of each pool wait for a worker. A listener of the sessions' reflector."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, set[str]] = {}
+
+    def changed(self, change: Change, old: ClaudeSession | None, new: ClaudeSession | None) -> None:
+        """See `claude_crds.cache.Listener`. A session's pool never changes."""
+        about = new or old
+        assert about is not None
+        waiting = self._waiting.setdefault(about.pool, set())
+        if new is not None and new.status.phase == "Queued" and not new.leaving:
+            waiting.add(about.name)
+        else:
+            waiting.discard(about.name)
+
+    def others(self, session: ClaudeSession) -> bool:
+        """Whether another one of the session's pool does."""
+        waiting = self._waiting.get(session.pool, set())
+        return len(waiting) > (session.name in waiting)
+
+
 class Directory:
     """Names of the sessions by tenant, sorted: a page of a list costs the page. A listener of the sessions' reflector.
 

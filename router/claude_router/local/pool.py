@@ -129,6 +129,11 @@ class LocalSessions:
             live.suspect = True
             self._workers.task(self._workers.verify(live))
 
+    def crowded(self, key: ConversationKey) -> bool:
+        """See Sessions."""
+        line, own = self._reconciler.positions, self._reconciler.at_limit
+        return any(name != key.name and name not in own for name in line)
+
     def count(self, tenant: str, also: Collection[str] = ()) -> int:
         """See Sessions."""
         new = {w.name for w in self._workers.wanted.values() if w.key.tenant == tenant and self._attended(w)}

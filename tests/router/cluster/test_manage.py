@@ -39,6 +39,26 @@ async def test_pages_of_thousands_of_conversations() -> None:
             assert await r.sessions.list("nobody", limit=10) == []
 
 
+@pytest.mark.asyncio
+async def test_a_pool_is_crowded_while_another_of_its_conversations_waits() -> None:
+    async with world() as (w, r):
+        w.add(session("hot", "Ready"), session("waits", "Queued"), session("elsewhere", "Ready", poolRef={"name": "b"}))
+        await r.sees("elsewhere", "Ready")
+        assert r.sessions.crowded(key("hot"))
+        assert not r.sessions.crowded(key("waits"))
+        assert not r.sessions.crowded(key("elsewhere"))
+        assert not r.sessions.crowded(key("unknown"))
+        w.ready("waits")
+        await r.sees("waits", "Ready")
+        assert not r.sessions.crowded(key("hot"))
+        w.add(session("another", "Queued"))
+        await r.sees("another", "Queued")
+        assert r.sessions.crowded(key("hot"))
+        w.leave("another")
+        await r.knows("another", lambda s: s is not None and s.leaving)
+        assert not r.sessions.crowded(key("hot"))
+
+
 def test_what_the_pool_says_to_everybody_names_no_conversation() -> None:
     message = 'pods "conv-merger-with-acme-draft-ucrfivrynj-54c2c6" is forbidden: exceeded quota: q'
     ready = {"type": "Ready", "status": "False", "reason": "PodRefused", "message": message}
