@@ -22,7 +22,10 @@ from claude_router.sessions import LOCAL_TENANT
 from claude_router.teams import NOBODYS, TeamPolicy, Teams
 
 TEAM_HEADER = b"x-claude-team"
+ALL = "*"
+"""What an admin names to see all teams' conversations."""
 _SCOPE_KEY = "claude_grant"
+_SCOPE_TENANT = "claude_tenant"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,11 @@ class Access:
         asked = headers.get(TEAM_HEADER)
         return self.acting_for(grant, asked.decode("latin-1").strip()) if asked else grant
 
+    def whose(self, headers: Mapping[bytes, bytes]) -> Grant | None:
+        """Whose valid key the request has, also where `enter` refuses it; for logs, and good for nothing else."""
+        record = self._side.ring.check(given_key(headers).decode("latin-1"), self.now()) if self._side else None
+        return Grant(Caller(record.team, record.id), TeamPolicy(record.team)) if record else None
+
     def admit(self, grant: Grant) -> HeaderList:
         """A request of a team comes that a worker is to see: the headers of its answer. Raises ApiError (429)."""
         return _raw(self.limits.request(grant.policy, self.now()))
@@ -147,6 +155,16 @@ def _raw(headers: Mapping[str, str]) -> HeaderList:
 def let_in(scope: Scope, grant: Grant) -> None:
     """The request of this scope has been passed."""
     scope[_SCOPE_KEY] = grant
+
+
+def look_at(scope: Scope, tenant: str | None) -> None:
+    """The request of this scope asks for what is that tenant's; None: everybody's."""
+    scope[_SCOPE_TENANT] = ALL if tenant is None else tenant
+
+
+def looked_at(scope: Scope) -> str | None:
+    """Whose things it asked for, if it named anybody's."""
+    return scope.get(_SCOPE_TENANT)
 
 
 def grant_of(scope: Scope) -> Grant:

@@ -20,7 +20,7 @@ import msgspec
 from starlette.types import Scope
 
 from claude_crds.resources import timestamp
-from claude_router.access import Grant
+from claude_router.access import Grant, looked_at
 
 log = logging.getLogger(__name__)
 
@@ -81,12 +81,12 @@ class Spent(msgspec.Struct, frozen=True):
 NOTHING = Spent()
 
 
-def about(scope: Scope, grant: Grant | None, for_team: str | None = None) -> dict[str, Any]:
-    """The fields that say when and who: now, and the client of this scope. `for_team`: another than the grant's."""
+def about(scope: Scope, grant: Grant | None) -> dict[str, Any]:
+    """The fields that say when and who: now, and the client of this scope."""
     client = scope.get("client")
     known = grant is not None and grant.teams
     team = grant.caller.team if grant and known else None
-    acting = (for_team or grant.tenant) if grant and known else None
+    acting = (looked_at(scope) or grant.tenant) if grant and known else None
     return {
         "time": timestamp(time.time()),
         "team": team,

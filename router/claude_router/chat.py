@@ -81,7 +81,7 @@ class Chat:
         self._settings = settings
         self._metrics = metrics
         self._running = running
-        self._access = access
+        self.access = access
         self._matching = matching
         self._count = count
         self._audited = audited
@@ -144,12 +144,12 @@ class Chat:
     async def _prepare(self, scope: Scope, receive: Receive, answer: Answer, visit: _Visit) -> Turn:
         """The turn that the request asks for. Raises ApiError and ClientLeft."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        grant = visit.grant = self._access.enter(headers)
+        grant = visit.grant = self.access.enter(headers)
         if known := from_header(headers):
             answer.headers = [(ID_HEADER, header_value(known))]
         if self._running.draining:
             raise errors.shutting_down()
-        limited: HeaderList = self._access.admit_turn(grant) if grant.teams else []
+        limited: HeaderList = self.access.admit_turn(grant) if grant.teams else []
         answer.headers += limited
         body = await read_body(receive, headers, self._settings.max_body_bytes)
         request = answer.dialect.parse(body)
@@ -178,7 +178,7 @@ class Chat:
         policy = grant.policy
         if not policy.may_ask_for(visit.model, self._settings.model_ids):
             raise team_errors.model_not_allowed(visit.model, policy.models)
-        held = self._access.limits.hold(policy)
+        held = self.access.limits.hold(policy)
         held.turn(policy)
         visit.held = held
         self._metrics.team_turn(policy.team, 1)
@@ -244,8 +244,9 @@ class Chat:
             "POST", path, status, seconds, conversation=name, first_byte_ms=first, error=error, team=team or None
         )
         if self._audited:
+            who = grant or self.access.whose(dict(scope["headers"]))
             audit.write(audit.Line(
-                **audit.about(scope, grant), method="POST", route=path, conversation=name, model=visit.model or None,
+                **audit.about(scope, who), method="POST", route=path, conversation=name, model=visit.model or None,
                 status=status, error=error, latency_ms=round(seconds * 1000, 1), first_byte_ms=first,
                 **audit.spent_in(answer.tail).fields(),
             ))  # fmt: skip

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from claude_router import errors, team_errors, views
-from claude_router.access import Access, grant_of, let_in
+from claude_router.access import ALL, Access, grant_of, let_in, look_at
 from claude_router.addresses import CONVERSATION, ROOT, key_of
 from claude_router.docs import answers
 from claude_router.files import Files
@@ -23,7 +23,6 @@ from claude_router.usage import By, Usage
 
 JSON = "application/json"
 _UNKNOWN = {404: "No conversation has this id."}
-_ALL = "*"
 _Team = Annotated[str, Query(description="Another team's, for admins; `*`: all teams'.")]
 _Id = Annotated[str, Path(description="The conversation's id, percent-encoded; it may hold slashes.")]
 
@@ -142,11 +141,12 @@ class Routes:
     def _tenant(self, request: Request, team: str) -> str | None:
         """Whose conversations are meant; None: all teams'. Raises ApiError (403)."""
         grant = grant_of(request.scope)
-        if team != _ALL or not grant.teams:
-            return self._access.acting_for(grant, team).tenant
-        if not grant.admin:
+        everybodys = team == ALL and grant.teams
+        if everybodys and not grant.admin:
             raise team_errors.team_not_allowed()
-        return None
+        tenant = None if everybodys else self._access.acting_for(grant, team).tenant
+        look_at(request.scope, tenant)
+        return tenant
 
     async def conversations(
         self,

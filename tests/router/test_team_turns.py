@@ -8,13 +8,11 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from claude_router import audit
 from claude_router.app import create_app
 from claude_router.metrics import MOST_TEAMS, RouterMetrics
 from claude_router.sessions import ConversationKey
@@ -344,53 +342,6 @@ async def test_a_bounded_number_of_teams_in_metrics() -> None:
     ]
     assert len(samples) == MOST_TEAMS + 1
     assert sum(s.value for s in samples) == MOST_TEAMS + 50
-
-
-ANSWER = json.dumps({
-    "choices": [{"message": {"content": "the answer nobody may see"}}],
-    "usage": {"prompt_tokens": 12, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 10}},
-    "x_claude": {"cost_usd": 0.25, "session_id": "s"},
-}, separators=(",", ":")).encode()  # fmt: skip
-
-
-async def answers(exchange: Exchange) -> None:
-    await exchange.whole(200, {"content-type": "application/json"}, ANSWER)
-
-
-async def test_the_audit_log(tmp_path: Path) -> None:
-    path = tmp_path / "audit.log"
-    desk = Desk(team("red", requestsPerMinute=3), team("root", admin=True))
-    key, root = desk.key("red"), desk.key("root")
-    with audit.writing(str(path)):
-        async with shop(desk, answers, audited=True) as s:
-            await s.turn(key, "plans", messages=[{"role": "user", "content": "the question nobody may see"}])
-            await s.turn(key, "plans", model="gpt-secret")
-            await s.turn("wrong-key-of-nobody")
-            await s.get(root, "/conversations/plans", x_claude_team="red")
-            await s.get(root, "/conversations?team=*")
-            await s.get(key, "/conversations/nothing")
-            await s.router.client.get("/health")
-            await s.turn(key)
-            await s.turn(key)
-    text = path.read_text()
-    first, unknown, nobody, acting, listing, missing, _, limited = map(json.loads, text.splitlines())
-    name = ConversationKey("red", "plans").name
-    assert first.pop("time").endswith("Z")
-    assert first.pop("latency_ms") >= first.pop("first_byte_ms") > 0
-    assert first == {
-        "team": "red", "for_team": None, "key": key.split("_")[1], "client": "127.0.0.1", "method": "POST",
-        "route": CHAT, "conversation": name, "model": "claude-code", "status": 200, "error": None,
-        "input_tokens": 12, "output_tokens": 3, "cached_tokens": 10, "cost_usd": 0.25,
-    }  # fmt: skip
-    assert (unknown["status"], unknown["error"], unknown["model"]) == (404, "model_not_found", None)
-    assert (nobody["status"], nobody["error"], nobody["team"], nobody["key"]) == (401, "invalid_api_key", None, None)
-    assert (acting["team"], acting["for_team"], acting["conversation"]) == ("root", "red", name)
-    assert (acting["method"], acting["route"]) == ("GET", "/conversations/{conversation_id}")
-    assert (listing["team"], listing["for_team"]) == ("root", "*")
-    assert (missing["status"], missing["error"]) == (404, "conversation_not_found")
-    assert (limited["status"], limited["error"]) == (429, "rate_limit_exceeded")
-    for secret in ("nobody may see", "gpt-secret", key, root, "wrong-key"):
-        assert secret not in text
 
 
 async def test_a_desk_of_which_nothing_is_known_yet() -> None:
