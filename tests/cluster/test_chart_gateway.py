@@ -151,6 +151,7 @@ def test_helm_test_makes_a_key_only_where_requests_need_a_teams(helm: Commands) 
 def test_its_ledger_outlives_every_version(guarded: list[Json]) -> None:
     spec = named(guarded, "StatefulSet", "my-claude-gateway")["spec"]
     assert spec["replicas"] == 1
+    assert spec["podManagementPolicy"] == "Parallel", "a pod that is not Ready gets a mended template"
     assert "persistentVolumeClaimRetentionPolicy" not in spec, "the claim stays"
     [claim] = spec["volumeClaimTemplates"]
     assert not {"helm.sh/chart", "app.kubernetes.io/version"} & set(claim["metadata"]["labels"]), "it is immutable"
