@@ -160,6 +160,16 @@ def test_its_ledger_outlives_every_version(guarded: list[Json]) -> None:
     assert not [o for o in guarded if o["kind"] == "PodDisruptionBudget" and o["metadata"]["name"].endswith("gateway")]
 
 
+@pytest.mark.parametrize("name", ["r" * 53, "claude-code-api-" + "r" * 37, "f" * 44])
+def test_its_pod_may_have_the_label_that_its_controller_gives_it(helm: Commands, name: str) -> None:
+    """The name of a revision: the StatefulSet's, a hyphen and up to ten characters. Else there is no pod."""
+    values = (f"--set=fullnameOverride={name}",) if name[0] == "f" else ()
+    done = helm.helm("template", name, str(CHART), ENABLED, *values)
+    assert done.returncode == 0, done.stderr
+    (made,) = [o for o in yaml.safe_load_all(done.stdout) if o and o["kind"] == "StatefulSet"]
+    assert 44 < len(made["metadata"]["name"]) <= 63 - 11
+
+
 def test_its_metrics_are_followed_on_the_internal_port(guarded: list[Json]) -> None:
     monitor = named(guarded, "PodMonitor", "my-claude-gateway")["spec"]
     assert monitor["podMetricsEndpoints"] == [{"port": "internal", "path": "/metrics", "interval": "15s"}]

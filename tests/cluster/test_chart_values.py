@@ -34,6 +34,7 @@ from cluster.chart import CHART, Commands, Json
         ("teams.a.budget.usd=0", "'/teams/a/budget/usd': exclusiveMinimum: got 0, want 0"),
         ("teams.a.anthropic.baseURL=https://x", "'/teams/a/anthropic': missing property 'secretRef'"),
         ("teams.A=null", "invalid propertyName 'A'"),
+        ("fullnameOverride=" + "n" * 45, "'/fullnameOverride': maxLength: got 45, want 44"),
         ("imagePullSecrets={a}", "'/imagePullSecrets/0': got string, want object"),
     ],
 )
