@@ -170,6 +170,29 @@ def test_its_pod_may_have_the_label_that_its_controller_gives_it(helm: Commands,
     assert 44 < len(made["metadata"]["name"]) <= 63 - 11
 
 
+@pytest.mark.parametrize(
+    ("values", "missing"),
+    [
+        ("gateway.enabled=true", True),
+        ("anthropic.existingSecret=s", False),
+        ("gateway.teamSecrets.a=s", False),
+        ("teams.a.anthropic.secretRef.name=s", False),
+        ("anthropic.baseURL=http://model", True),
+        ("pool.podTemplate.spec.hostUsers=false", True),
+        ("gateway.enabled=false", True),
+        ("gateway.enabled=false,gateway.teamSecrets.a=s", True),
+        ("gateway.enabled=false,anthropic.baseURL=http://model", False),
+        ("gateway.enabled=false,pool.podTemplate.spec.hostUsers=false", False),
+    ],
+)
+def test_the_notes_miss_a_key_that_can_be_used(helm: Commands, values: str, missing: bool) -> None:
+    done = helm.helm("install", "x", str(CHART), "--dry-run=client", f"--set={values}")
+    assert done.returncode == 0, done.stderr
+    notes = done.stdout.partition("NOTES:")[2]
+    assert "keeps conversations" in notes
+    assert ("no key for the model" in notes) is missing
+
+
 def test_its_metrics_are_followed_on_the_internal_port(guarded: list[Json]) -> None:
     monitor = named(guarded, "PodMonitor", "my-claude-gateway")["spec"]
     assert monitor["podMetricsEndpoints"] == [{"port": "internal", "path": "/metrics", "interval": "15s"}]
