@@ -50,6 +50,14 @@ def test_names_that_look_like_something_else_stay_names(helm: Commands) -> None:
         assert all(isinstance(v, str) for v in policy["spec"]["podSelector"].get("matchLabels", {}).values())
 
 
+def test_no_two_objects_have_one_name(helm: Commands) -> None:
+    pools = json.dumps(["default-workers", "default.workers", "a.b", "a-b", "p" * 55, "p" * 55 + "-workers"])
+    made = render(helm, "--set=egressProxy.enabled=true", f"--set-json=egressProxy.otherPools={pools}")
+    names = [(o["kind"], o["metadata"]["name"]) for o in made]
+    assert sorted(set(names)) == sorted(names)
+    assert len([kind for kind, name in names if kind == "NetworkPolicy" and "-egress-" in name]) == 2 * 7
+
+
 def test_null_is_none(helm: Commands) -> None:
     url = "--set=pool.workspace.git.url=https://git.example.com/a"
     nulls = ("--set=egressProxy.otherPools=null", "--set=networkPolicy.workerBlockedCIDRs=null", "--set=teams.a=null",
