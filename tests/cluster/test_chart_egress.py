@@ -66,6 +66,31 @@ def test_null_is_none(helm: Commands) -> None:
     assert render(helm, "--set-json=teams.a=null")
 
 
+@pytest.mark.parametrize("empty", ["[]", "null"])
+@pytest.mark.parametrize("gateway", [True, False])
+def test_a_list_of_rules_may_be_empty(helm: Commands, empty: str, gateway: bool) -> None:
+    """Others stay as they are; where none is left, there is no way out."""
+    lists = ("dns", "apiServer", "workerEgress", "gatewayEgress")
+    options = [f"--set-json=networkPolicy.{name}={empty}" for name in lists]
+    options += ["--set=egressProxy.enabled=true", f"--set-json=gateway.enabled={json.dumps(gateway)}"]
+    policies = {o["metadata"]["name"]: o["spec"] for o in render(helm, *options) if o["kind"] == "NetworkPolicy"}
+    ways = {
+        name.removeprefix("claude-code-api-"): [
+            [port["port"] for port in rule["ports"]] for rule in spec["egress"] or []
+        ]
+        for name, spec in policies.items()
+    }
+    expected: dict[str, list[list[int]]] = {
+        "router": [[8080], [8091]] if gateway else [[8080]],
+        "operator": [[8080]],
+        "worker": [[8090]] if gateway else [],
+        "egress-default": [[80, 443]],
+        "egress-default.workers": [[3128]],
+    }
+    assert ways == expected | ({"gateway": [[443]]} if gateway else {})
+    assert all("Egress" in spec["policyTypes"] for spec in policies.values()), "no rule is no way, not any"
+
+
 def test_the_pool_names_what_the_values_name(proxied: list[Json]) -> None:
     assert named(proxied, "ClaudePool", "default")["spec"]["egress"] == {
         "allow": ["packages.example.org", "*.example.com"]
