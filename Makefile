@@ -53,7 +53,7 @@ images: $(ENV_READY) ## Build all images, and bring them to the cluster
 	@$(CLUSTER) images
 
 .PHONY: deploy
-deploy: images ## Install the chart with them, or upgrade it (NAMESPACE=default, HELM_ARGS='--set pool.size=3')
+deploy: images ## Install the chart with them, and wait (NAMESPACE=default HELM_ARGS='--set anthropic.existingSecret=anthropic')
 	@helm=$$($(CLUSTER) tool helm); sources=$$($(SOURCES_HASH)); KUBECONFIG=$$($(CLUSTER) kubeconfig) \
 		$$helm upgrade --install claude-code-api charts/claude-code-api --namespace $(NAMESPACE) --create-namespace \
 		--set image.registry=$${CLUSTER_REGISTRY:-localhost} --set image.tag=dev \

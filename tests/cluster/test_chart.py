@@ -46,7 +46,7 @@ OPERATOR_RIGHTS = {
     "/secrets": {"get"},
     "/pods": {"get", "list", "watch", "create", "patch", "delete"},
     "/persistentvolumeclaims": {"get", "list", "watch", "create", "patch", "delete"},
-    "/events": {"create", "patch"},
+    "/events": {"create"},
     "coordination.k8s.io/leases": {"get", "create", "patch"},
 }
 GATEWAY_RIGHTS = {

@@ -50,12 +50,45 @@ def test_names_that_look_like_something_else_stay_names(helm: Commands) -> None:
         assert all(isinstance(v, str) for v in policy["spec"]["podSelector"].get("matchLabels", {}).values())
 
 
+def test_no_two_objects_have_one_name(helm: Commands) -> None:
+    pools = json.dumps(["default-workers", "default.workers", "a.b", "a-b", "p" * 55, "p" * 55 + "-workers"])
+    made = render(helm, "--set=egressProxy.enabled=true", f"--set-json=egressProxy.otherPools={pools}")
+    names = [(o["kind"], o["metadata"]["name"]) for o in made]
+    assert sorted(set(names)) == sorted(names)
+    assert len([kind for kind, name in names if kind == "NetworkPolicy" and "-egress-" in name]) == 2 * 7
+
+
 def test_null_is_none(helm: Commands) -> None:
     url = "--set=pool.workspace.git.url=https://git.example.com/a"
     nulls = ("--set=egressProxy.otherPools=null", "--set=networkPolicy.workerBlockedCIDRs=null", "--set=teams.a=null",
              "--set-json=pool.workspace.git.secretRef=null", url)  # fmt: skip
     assert len(proxies(render(helm, "--set=egressProxy.enabled=true", *nulls))) == 1
     assert render(helm, "--set-json=teams.a=null")
+
+
+@pytest.mark.parametrize("empty", ["[]", "null"])
+@pytest.mark.parametrize("gateway", [True, False])
+def test_a_list_of_rules_may_be_empty(helm: Commands, empty: str, gateway: bool) -> None:
+    """Others stay as they are; where none is left, there is no way out."""
+    lists = ("dns", "apiServer", "workerEgress", "gatewayEgress")
+    options = [f"--set-json=networkPolicy.{name}={empty}" for name in lists]
+    options += ["--set=egressProxy.enabled=true", f"--set-json=gateway.enabled={json.dumps(gateway)}"]
+    policies = {o["metadata"]["name"]: o["spec"] for o in render(helm, *options) if o["kind"] == "NetworkPolicy"}
+    ways = {
+        name.removeprefix("claude-code-api-"): [
+            [port["port"] for port in rule["ports"]] for rule in spec["egress"] or []
+        ]
+        for name, spec in policies.items()
+    }
+    expected: dict[str, list[list[int]]] = {
+        "router": [[8080], [8091]] if gateway else [[8080]],
+        "operator": [[8080]],
+        "worker": [[8090]] if gateway else [],
+        "egress-default": [[80, 443]],
+        "egress-default.workers": [[3128]],
+    }
+    assert ways == expected | ({"gateway": [[443]]} if gateway else {})
+    assert all("Egress" in spec["policyTypes"] for spec in policies.values()), "no rule is no way, not any"
 
 
 def test_the_pool_names_what_the_values_name(proxied: list[Json]) -> None:

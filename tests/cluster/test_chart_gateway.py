@@ -151,12 +151,46 @@ def test_helm_test_makes_a_key_only_where_requests_need_a_teams(helm: Commands) 
 def test_its_ledger_outlives_every_version(guarded: list[Json]) -> None:
     spec = named(guarded, "StatefulSet", "my-claude-gateway")["spec"]
     assert spec["replicas"] == 1
+    assert spec["podManagementPolicy"] == "Parallel", "a pod that is not Ready gets a mended template"
     assert "persistentVolumeClaimRetentionPolicy" not in spec, "the claim stays"
     [claim] = spec["volumeClaimTemplates"]
     assert not {"helm.sh/chart", "app.kubernetes.io/version"} & set(claim["metadata"]["labels"]), "it is immutable"
     assert claim["spec"]["storageClassName"] == "fast"
     assert claim["spec"]["resources"] == {"requests": {"storage": "5Gi"}}
     assert not [o for o in guarded if o["kind"] == "PodDisruptionBudget" and o["metadata"]["name"].endswith("gateway")]
+
+
+@pytest.mark.parametrize("name", ["r" * 53, "claude-code-api-" + "r" * 37, "f" * 44])
+def test_its_pod_may_have_the_label_that_its_controller_gives_it(helm: Commands, name: str) -> None:
+    """The name of a revision: the StatefulSet's, a hyphen and up to ten characters. Else there is no pod."""
+    values = (f"--set=fullnameOverride={name}",) if name[0] == "f" else ()
+    done = helm.helm("template", name, str(CHART), ENABLED, *values)
+    assert done.returncode == 0, done.stderr
+    (made,) = [o for o in yaml.safe_load_all(done.stdout) if o and o["kind"] == "StatefulSet"]
+    assert 44 < len(made["metadata"]["name"]) <= 63 - 11
+
+
+@pytest.mark.parametrize(
+    ("values", "missing"),
+    [
+        ("gateway.enabled=true", True),
+        ("anthropic.existingSecret=s", False),
+        ("gateway.teamSecrets.a=s", False),
+        ("teams.a.anthropic.secretRef.name=s", False),
+        ("anthropic.baseURL=http://model", True),
+        ("pool.podTemplate.spec.hostUsers=false", True),
+        ("gateway.enabled=false", True),
+        ("gateway.enabled=false,gateway.teamSecrets.a=s", True),
+        ("gateway.enabled=false,anthropic.baseURL=http://model", False),
+        ("gateway.enabled=false,pool.podTemplate.spec.hostUsers=false", False),
+    ],
+)
+def test_the_notes_miss_a_key_that_can_be_used(helm: Commands, values: str, missing: bool) -> None:
+    done = helm.helm("install", "x", str(CHART), "--dry-run=client", f"--set={values}")
+    assert done.returncode == 0, done.stderr
+    notes = done.stdout.partition("NOTES:")[2]
+    assert "keeps conversations" in notes
+    assert ("no key for the model" in notes) is missing
 
 
 def test_its_metrics_are_followed_on_the_internal_port(guarded: list[Json]) -> None:

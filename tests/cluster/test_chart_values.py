@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 
-from cluster.chart import CHART, Commands, Json
+from cluster.chart import CHART, Commands, Json, environment, pod_templates, render
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,8 @@ from cluster.chart import CHART, Commands, Json
         ("pool.tools=mine", "'/pool/tools': value must be one of 'own', 'both', 'client'"),
         ("pool.systemPrompt=prepend", "'/pool/systemPrompt': value must be one of 'append', 'replace', 'ignore'"),
         ("router.replicas=two", "'/router/replicas': got string, want integer"),
+        ("router.auditLog=/var/log/audit.log", "'/router/auditLog': '/var/log/audit.log' does not match pattern"),
+        ("router.auditLog=/tmp/../audit.log", "'/router/auditLog': '/tmp/../audit.log' does not match pattern"),
         ("operator.logLevel=loud", "'/operator/logLevel': value must be one of 'debug', 'info', 'warning'"),
         ("networkPolicy.enabled=maybe", "'/networkPolicy/enabled': got string, want boolean"),
         ("worker.image.digest=abc", "'/worker/image/digest': 'abc' does not match pattern"),
@@ -34,6 +36,7 @@ from cluster.chart import CHART, Commands, Json
         ("teams.a.budget.usd=0", "'/teams/a/budget/usd': exclusiveMinimum: got 0, want 0"),
         ("teams.a.anthropic.baseURL=https://x", "'/teams/a/anthropic': missing property 'secretRef'"),
         ("teams.A=null", "invalid propertyName 'A'"),
+        ("fullnameOverride=" + "n" * 45, "'/fullnameOverride': maxLength: got 45, want 44"),
         ("imagePullSecrets={a}", "'/imagePullSecrets/0': got string, want object"),
     ],
 )
@@ -41,6 +44,17 @@ def test_wrong_values_are_refused_by_name(helm: Commands, setting: str, told: st
     done = helm.helm("template", "x", str(CHART), f"--set={setting}")
     assert done.returncode != 0
     assert told in done.stderr
+
+
+@pytest.mark.parametrize("where", ["", "stdout", "/tmp/audit.log"])
+def test_the_audit_log_goes_where_a_router_can_write(helm: Commands, where: str) -> None:
+    made = render(helm, f"--set=router.auditLog={where}")
+    router = next(p for p in pod_templates(made) if p["metadata"]["name"] == "claude-code-api-router")
+    assert environment(router).get("AUDIT_LOG", "") == where
+    (container,) = router["spec"]["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    written = [m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")]
+    assert written == ["/tmp"]
 
 
 def test_the_schema_knows_every_value_and_no_other() -> None:

@@ -241,7 +241,7 @@ async def test_preconditions_and_errors(live: Live) -> None:
 
 async def test_what_kubectl_shows_and_does(live: Live) -> None:
     api, ns = live.api, live.namespace
-    await api.create(POOLS, ns, {"metadata": {"name": "default"}, "spec": {}})
+    await api.create(POOLS, ns, {"metadata": {"name": "default"}, "spec": {"warm": 2}})
     made = await api.create(SESSIONS, ns, {"metadata": {"name": "a"}, "spec": {"conversationID": "my-id"}})
     active = {"lastActiveTime": timestamp(time.time() - 70), "usage": {"costUSD": 0.0421}, "turns": 3}
     status = {"phase": "Ready", "podName": "w-1", "message": "all well", **active}
@@ -258,6 +258,8 @@ async def test_what_kubectl_shows_and_does(live: Live) -> None:
     assert "takes turns" in live.kubectl("describe", "claudesession", "a")
     live.kubectl("scale", "claudepool", "default", "--replicas=20")
     assert (await api.get(POOLS, ns, "default")).spec.size == 20
+    with pytest.raises(AssertionError, match=r"spec\.warm must be at most spec\.size"):
+        live.kubectl("scale", "cpool", "default", "--replicas=1")
     live.kubectl("scale", "cpool", "default", "--replicas=0")
     assert (await api.get(POOLS, ns, "default")).spec.size == 0
     explained = live.kubectl("explain", "claudepool.spec.warm")

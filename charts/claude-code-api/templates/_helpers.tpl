@@ -1,11 +1,12 @@
-{{/* Name of what the chart makes; parts of it are put behind it. */}}
+{{/* Name of what the chart makes; parts of it are put behind it. With `-gateway` it may have 52 characters at most: a StatefulSet's pods
+have a label of its name and eleven more, which ends at 63. */}}
 {{- define "claude.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | trunc 44 | trimSuffix "-" -}}
 {{- else if contains "claude-code-api" .Release.Name -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- .Release.Name | trunc 44 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-claude-code-api" .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- printf "%s-claude-code-api" .Release.Name | trunc 44 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
