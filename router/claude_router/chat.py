@@ -152,7 +152,7 @@ class Chat:
         answer.headers = [(ID_HEADER, header_value(identity.id)), *limited]
         pool = self._settings.pool_of(grant.tenant)
         if not pool.offers(identity.model):
-            raise errors.model_not_found(identity.model, pool.model_ids)
+            raise errors.model_not_found(identity.model, grant.policy.choice(pool.model_ids))
         visit.model = identity.model
         key = await self._begin(headers, ConversationKey(grant.tenant, identity.id))
         if grant.teams:

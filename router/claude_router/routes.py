@@ -108,8 +108,8 @@ class Routes:
 
     def _models(self, request: Request) -> list[views.ModelView]:
         policy = grant_of(request.scope).policy
-        offered = self._settings.pool_of(policy.team).model_ids
-        return [views.ModelView(name, self._created) for name in offered if policy.may_ask_for(name, offered)]
+        shown = policy.choice(self._settings.pool_of(policy.team).model_ids)
+        return [views.ModelView(name, self._created) for name in shown]
 
     async def models(self, request: Request) -> Response:
         """The model names; with `:name` behind it, each also names a conversation."""
