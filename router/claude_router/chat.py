@@ -155,8 +155,9 @@ class Chat:
         request = answer.dialect.parse(body)
         identity = await self._identity(headers, request, grant.tenant)
         answer.headers = [(ID_HEADER, header_value(identity.id)), *limited]
-        if not self._settings.offers(identity.model):
-            raise errors.model_not_found(identity.model, self._settings.model_ids)
+        pool = self._settings.pool_of(grant.tenant)
+        if not pool.offers(identity.model):
+            raise errors.model_not_found(identity.model, grant.policy.choice(pool.model_ids))
         visit.model = identity.model
         key = await self._begin(headers, ConversationKey(grant.tenant, identity.id))
         if grant.teams:
@@ -176,7 +177,7 @@ class Chat:
     def _hold(self, grant: Grant, visit: _Visit, key: ConversationKey) -> None:
         """What the turn takes of its team's limits. Raises ApiError (403, 429)."""
         policy = grant.policy
-        if not policy.may_ask_for(visit.model, self._settings.model_ids):
+        if not policy.may_ask_for(visit.model, self._settings.pool_of(grant.tenant).model_ids):
             raise team_errors.model_not_allowed(visit.model, policy.models)
         held = self.access.limits.hold(policy)
         held.turn(policy)
@@ -224,7 +225,7 @@ class Chat:
             body=body,
             stream=bool(request.stream),
             headers=forwarded,
-            deadline=asyncio.get_running_loop().time() + self._settings.queue_timeout,
+            deadline=asyncio.get_running_loop().time() + self._settings.pool_of(key.tenant).queue_timeout,
             made_up=identity.made_up,
         )
 

@@ -87,6 +87,10 @@ class Errands:
         self._sessions = sessions
         self._running = running
 
+    def queue_timeout(self, key: ConversationKey) -> float:
+        """Seconds that a request for this conversation may wait for a worker."""
+        return self._settings.pool_of(key.tenant).queue_timeout
+
     @asynccontextmanager
     async def run(self, errand: Errand) -> AsyncIterator[aiohttp.ClientResponse]:
         """The worker's answer, whose body is still to be read. Raises ApiError for anything but success."""
@@ -112,7 +116,7 @@ class Errands:
 
     async def _ask(self, http: aiohttp.ClientSession, errand: Errand) -> aiohttp.ClientResponse:
         now = asyncio.get_running_loop().time
-        deadline = now() + self._settings.queue_timeout
+        deadline = now() + self.queue_timeout(errand.key)
         attempt = 0
         while True:
             lease = await self._acquire(errand.key, deadline)
@@ -138,7 +142,7 @@ class Errands:
         except Unreachable as error:
             raise errors.unreachable(error) from error
         except PoolExhausted as error:
-            raise errors.pool_exhausted(key.name, self._settings.queue_timeout, error) from error
+            raise errors.pool_exhausted(key.name, self.queue_timeout(key), error) from error
         except SessionFailed as error:
             raise errors.session_failed(key.name, str(error)) from error
 

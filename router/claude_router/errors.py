@@ -131,11 +131,11 @@ def body_too_large(limit: int) -> ApiError:
 
 
 def model_not_found(model: str, offered: Sequence[str]) -> ApiError:
-    """A model that is not offered."""
+    """A model that is not offered. `offered`: those that whoever asked for it may have."""
     shown = model if len(model) <= 100 else model[:100] + "…"
     return ApiError(
         404,
-        f"The model '{shown}' does not exist here. Offered: {', '.join(offered)}.",
+        f"The model '{shown}' does not exist here. Offered: {', '.join(offered) or 'none'}.",
         code="model_not_found",
         param="model",
     )

@@ -42,7 +42,7 @@ class Files:
         self._sessions = sessions
         self._limits = limits
         self._errands = Errands(settings, sessions, running)
-        self._forks = Forks(settings, sessions, self._errands, limits)
+        self._forks = Forks(sessions, self._errands, limits)
 
     def add_to(self, app: FastAPI, closed: list[Any]) -> None:
         """Mount them. They come before the conversation itself, whose id may be all of a path."""
@@ -68,7 +68,7 @@ class Files:
         """What was said, as Claude Code remembers it; its own tool calls and their results included."""
         key = key_of(request.scope, MESSAGES)
         await self._known(key)
-        found = await read_messages(self._errands, key, self._settings.queue_timeout)
+        found = await read_messages(self._errands, key)
         return views.json_response(views.MessageList(found))
 
     async def fork(self, request: Request, conversation_id: _Id) -> Response:

@@ -18,7 +18,6 @@ from claude_router.identity import checked
 from claude_router.limits import Limits
 from claude_router.messages import Transcript, messages
 from claude_router.sessions import Beginning, ConversationKey, SessionFailed, Sessions, SessionView, Unreachable
-from claude_router.settings import EndpointSettings
 from claude_router.teams import TeamPolicy
 from claude_router.views import ForkRequest, MessageView
 from claude_worker.openai.errors import ApiError, bad_request
@@ -29,9 +28,9 @@ _TRANSCRIPT_MAX = 256 * 1024 * 1024
 _CLIENT_TOOL = "mcp__client__"
 
 
-async def read_messages(errands: Errands, key: ConversationKey, patience: float) -> list[MessageView]:
+async def read_messages(errands: Errands, key: ConversationKey) -> list[MessageView]:
     """The conversation so far. Raises ApiError."""
-    async with errands.run(Errand(key, "GET", "/transcript", patience=patience)) as response:
+    async with errands.run(Errand(key, "GET", "/transcript", patience=errands.queue_timeout(key))) as response:
         body = bytearray()
         async for piece in response.content.iter_any():
             body += piece
@@ -46,9 +45,8 @@ async def read_messages(errands: Errands, key: ConversationKey, patience: float)
 class Forks:
     """Makes them."""
 
-    def __init__(self, settings: EndpointSettings, sessions: Sessions, errands: Errands, limits: Limits) -> None:
+    def __init__(self, sessions: Sessions, errands: Errands, limits: Limits) -> None:
         self._limits = limits
-        self._settings = settings
         self._sessions = sessions
         self._errands = errands
         self._making: set[ConversationKey] = set()
@@ -81,7 +79,7 @@ class Forks:
 
     async def _point(self, key: ConversationKey, at: int | str) -> str:
         """The id of the message to go on from."""
-        found = await read_messages(self._errands, key, self._settings.queue_timeout)
+        found = await read_messages(self._errands, key)
         if isinstance(at, int):
             message = found[at] if 0 <= at < len(found) else None
         else:
@@ -96,7 +94,8 @@ class Forks:
 
     async def _copy(self, old: ConversationKey, new: ConversationKey, at: str) -> None:
         # The old one's worker first: while it exports it is busy, so making room for the new one cannot take it away.
-        async with self._errands.run(Errand(old, "GET", "/export", patience=self._settings.queue_timeout)) as archive:
+        patience = self._errands.queue_timeout(old)
+        async with self._errands.run(Errand(old, "GET", "/export", patience=patience)) as archive:
             upload = Upload(archive.content.iter_any())
             errand = Errand(new, "PUT", "/import", {"at": at} if at else None, upload)
             try:

@@ -152,7 +152,7 @@ class Relay:
         except Unreachable as error:
             raise errors.unreachable(error) from error
         except PoolExhausted as error:
-            raise errors.pool_exhausted(turn.name, self._settings.queue_timeout, error, refusal) from error
+            raise errors.pool_exhausted(turn.name, self._queue_timeout(turn), error, refusal) from error
         except SessionFailed as error:
             raise errors.session_failed(turn.name, str(error)) from error
         finally:
@@ -160,6 +160,9 @@ class Relay:
                 del self._waiting[turn.name]
             else:
                 self._waiting[turn.name] -= 1
+
+    def _queue_timeout(self, turn: Turn) -> float:
+        return self._settings.pool_of(turn.key.tenant).queue_timeout
 
     async def _send(self, turn: Turn, lease: Lease) -> aiohttp.ClientResponse | None:
         """The worker's status and headers, or None when it is to be sent again."""
@@ -182,7 +185,7 @@ class Relay:
                 raise
             turn.resent += 1
             # It had found a worker in time; what it waits for now is another.
-            turn.deadline = max(turn.deadline, asyncio.get_running_loop().time() + self._settings.queue_timeout)
+            turn.deadline = max(turn.deadline, asyncio.get_running_loop().time() + self._queue_timeout(turn))
             self._metrics.resent("connection_lost")
             log.warning(
                 "connection to the worker lost before its answer",

@@ -106,8 +106,9 @@ class Routes:
         return Response(text, headers={"content-type": CONTENT_TYPE})
 
     def _models(self, request: Request) -> list[views.ModelView]:
-        policy, offered = grant_of(request.scope).policy, self._settings.model_ids
-        return [views.ModelView(name, self._created) for name in offered if policy.may_ask_for(name, offered)]
+        policy = grant_of(request.scope).policy
+        shown = policy.choice(self._settings.pool_of(policy.team).model_ids)
+        return [views.ModelView(name, self._created) for name in shown]
 
     async def models(self, request: Request) -> Response:
         """The model names; with `:name` behind it, each also names a conversation."""

@@ -69,16 +69,27 @@ def api_keys() -> Kind[tuple[str, ...]]:
     return Kind(parse, f"{keys.allowed} of keys, each at least 8 printable ASCII characters without blanks")
 
 
+class PoolSettings(Protocol):
+    """What the HTTP side reads of the pool that a request's conversation is to be in."""
+
+    @property
+    def queue_timeout(self) -> float:
+        """Seconds that a request may wait for a worker."""
+
+    @property
+    def model_ids(self) -> tuple[str, ...]:
+        """The model names to show, the default first."""
+
+    def offers(self, model: str) -> bool:
+        """Whether a client may ask for it: one of them, or one with a suffix that says whose tools it has."""
+
+
 class EndpointSettings(Protocol):
     """What the HTTP side reads, for every request anew: on a cluster some of it changes while it serves."""
 
     @property
     def api_keys(self) -> tuple[str, ...]:
         """Keys of clients, unless they are given to the application in another way."""
-
-    @property
-    def queue_timeout(self) -> float:
-        """Seconds that a request may wait for a worker."""
 
     @property
     def max_queue(self) -> int:
@@ -92,12 +103,8 @@ class EndpointSettings(Protocol):
     def max_body_bytes(self) -> int:
         """Largest request body."""
 
-    @property
-    def model_ids(self) -> tuple[str, ...]:
-        """The model names to show, the default first."""
-
-    def offers(self, model: str) -> bool:
-        """Whether a client may ask for it: one of them, or one with a suffix that says whose tools it has."""
+    def pool_of(self, tenant: str) -> PoolSettings:
+        """Those of the pool that the tenant's new conversations go to. Cheap: every turn asks several times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,3 +259,7 @@ class RouterSettings:
     def offers(self, model: str) -> bool:
         """Whether a client may ask for it."""
         return names.split(model, self.models) is not None
+
+    def pool_of(self, tenant: str) -> PoolSettings:
+        """There is one pool, for everybody."""
+        return self

@@ -39,6 +39,10 @@ class TeamPolicy:
         """Whether the team may ask for this model, which is one of those that are offered, with or without a suffix."""
         return not self.models or may_ask_for(model, self.models, offered)
 
+    def choice(self, offered: Collection[str]) -> list[str]:
+        """Those of the offered models that the team may ask for: no other is shown to it."""
+        return [model for model in offered if self.may_ask_for(model, offered)]
+
     def spent(self, now: float) -> BudgetState:
         """How the budget stands. What was said of a period ends with it: the next one begins with nothing spent."""
         return self.budget if now < self.resets else ""

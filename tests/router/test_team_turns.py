@@ -122,6 +122,20 @@ async def test_models(dialect: Any) -> None:
         assert len((await s.get(other, "/v1/models")).json()["data"]) > 3
 
 
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda d: d.path)
+async def test_who_asks_for_an_unknown_model_is_told_of_those_that_it_may_ask_for(dialect: Any) -> None:
+    desk = Desk(team("red", models=["claude-code-opus"]), team("blue"), team("odd", models=["elsewhere"]))
+    keys = {name: desk.key(name) for name in ("red", "blue", "odd")}
+    told = {"red": "claude-code-opus", "blue": ", ".join(RouterSettings().model_ids), "odd": "none"}
+    async with shop(desk) as s:
+        for name, models in told.items():
+            turn = await s.turn(keys[name], path=dialect.path, model="gpt-4o")
+            lookup = await s.get(keys[name], "/v1/models/gpt-4o")
+            for answer in (turn, lookup):
+                assert answer.status_code == 404
+                assert answer.json()["error"]["message"].endswith(f"does not exist here. Offered: {models}.")
+
+
 class Slow:
     """Answers each turn when it is told to."""
 

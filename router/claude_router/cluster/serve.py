@@ -18,10 +18,8 @@ from starlette.responses import Response
 import claude_crds
 from claude_crds.access import AccessError, loader
 from claude_crds.api import Api
-from claude_crds.cache import Change
 from claude_crds.settings import SettingsError, load
 from claude_crds.tokens import KeyFileError, read_key, usage_token
-from claude_crds.views import ClaudePool
 from claude_router import audit
 from claude_router.access import Access
 from claude_router.app import create_app
@@ -76,15 +74,16 @@ def main() -> int:
 async def _serve(settings: ClusterSettings, key: bytes, keys: ApiKeys, sock: socket.socket) -> int:
     signals = Signals()
     running = Running()
-    live = LiveSettings(settings)
     async with Api(loader()) as api:
         namespace = settings.namespace or await api.namespace()
         teams = TeamWatch(api, namespace) if settings.teams else None
+        home = {"home": teams.side.teams.home} if teams else {}
         sessions = KubernetesSessions(
             api, namespace, settings.pool, key, pace=Pace(grace=settings.shutdown_grace), busy=running.has,
-            also=teams.reflectors if teams else (), **({"home": teams.side.teams.home} if teams else {}),
+            also=teams.reflectors if teams else (), **home,
         )  # fmt: skip
-        _let_follow(live, sessions, settings.pool)
+        live = LiveSettings(settings, **home)
+        sessions.pools.listen(live.changed)
         sessions.begin()
         app = create_app(
             live, sessions, version=claude_crds.__version__, access=Access(keys, teams.side if teams else None),
@@ -101,15 +100,6 @@ async def _serve(settings: ClusterSettings, key: bytes, keys: ApiKeys, sock: soc
         finally:
             await sessions.close()
     return signals.exit_status if signals.first.is_set() else 1
-
-
-def _let_follow(live: LiveSettings, sessions: KubernetesSessions, pool: str) -> None:
-    def follow(_: Change, old: ClaudePool | None, new: ClaudePool | None) -> None:
-        about = new or old
-        if about is not None and about.name == pool:
-            live.follow(new)
-
-    sessions.pools.listen(follow)
 
 
 async def _alive() -> Response:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from claude_crds import model_names as names
+from claude_crds.cache import Change
 from claude_crds.resources import duration
 from claude_crds.settings import boolean, choice, integer, milliseconds, setting, text
 from claude_crds.views import ClaudePool, PoolSpec
+from claude_router.settings import PoolSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,30 +68,47 @@ class ClusterSettings:
         return Path(self.api_keys_dir) if self.api_keys_dir else None
 
 
-class LiveSettings:
-    """`EndpointSettings` of which some follow the pool: those in its spec as it is now, or a pool's defaults."""
+class FollowedPool:
+    """`PoolSettings` by a pool's spec. It is read here, once, since requests are many and changes few."""
 
-    api_keys = ()  # they are files, which `keys` follows
-
-    def __init__(self, settings: ClusterSettings) -> None:
-        self.max_queue = settings.max_queue
-        self.keepalive = settings.keepalive
-        self.max_body_bytes = settings.max_body_bytes
-        self.queue_timeout = 0.0
-        self._models: Mapping[str, str] = {}
-        self.follow(None)
-
-    def follow(self, pool: ClaudePool | None) -> None:
-        """The pool is like this now; None: there is none."""
-        spec = pool.spec if pool else PoolSpec()
+    def __init__(self, spec: PoolSpec) -> None:
+        """Raises ValueError for a duration that the definition would not allow."""
         self.queue_timeout = duration(spec.queue_timeout)
         self._models = {name: model for name, model in spec.models.items() if name not in names.RESERVED}
-
-    @property
-    def model_ids(self) -> tuple[str, ...]:
-        """The model names to show, the default first."""
-        return names.model_ids(self._models)
+        self.model_ids = names.model_ids(self._models)
 
     def offers(self, model: str) -> bool:
         """Whether a client may ask for it."""
         return names.split(model, self._models) is not None
+
+
+_DEFAULTS = FollowedPool(PoolSpec())
+
+
+class LiveSettings:
+    """`EndpointSettings` of which some follow the pools: those in their specs as they are now, or a pool's defaults."""
+
+    api_keys = ()  # they are files, which `keys` follows
+
+    def __init__(
+        self, settings: ClusterSettings, *, home: Callable[[str], tuple[str, str]] = lambda tenant: ("", "")
+    ) -> None:
+        """`home`: pool and team of a tenant's new conversations (`claude_router.teams.Teams.home`)."""
+        self.max_queue = settings.max_queue
+        self.keepalive = settings.keepalive
+        self.max_body_bytes = settings.max_body_bytes
+        self._own = settings.pool
+        self._home = home
+        self._pools: dict[str, FollowedPool] = {}
+
+    def changed(self, change: Change, old: ClaudePool | None, new: ClaudePool | None) -> None:
+        """See `claude_crds.cache.Listener`."""
+        if new is not None:
+            self._pools[new.name] = FollowedPool(new.spec)
+        elif old is not None:
+            self._pools.pop(old.name, None)
+
+    def pool_of(self, tenant: str) -> PoolSettings:
+        """By the pool of the tenant's team, or the router's own. One that is not there (yet) has the defaults."""
+        name, _ = self._home(tenant)
+        return self._pools.get(name or self._own, _DEFAULTS)

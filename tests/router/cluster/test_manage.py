@@ -208,22 +208,42 @@ async def test_what_the_server_forbids() -> None:
 # -- settings that follow the pool
 
 
-def pool(**spec: object) -> ClaudePool:
-    return msgspec.convert({"metadata": {"name": "default"}, "spec": spec}, ClaudePool)
+OWN_NAMES = ("claude-code", "claude-code-tools", "claude-code-client")
+
+
+def pool(name: str = "default", **spec: object) -> ClaudePool:
+    return msgspec.convert({"metadata": {"name": name}, "spec": spec}, ClaudePool)
 
 
 def test_queue_timeout_and_models_follow_the_pool() -> None:
     live = LiveSettings(ClusterSettings(max_queue=3))
     local = RouterSettings()
-    assert (live.queue_timeout, live.model_ids, live.max_queue) == (local.queue_timeout, local.model_ids, 3)
-    live.follow(pool(queueTimeout="1m30s", models={"big": "opus"}))
-    assert (live.queue_timeout, live.model_ids) == (
-        90.0,
-        ("claude-code", "claude-code-tools", "claude-code-client", "big"),
-    )
-    assert [live.offers(m) for m in ("claude-code", "big-tools", "claude-code-opus")] == [True, True, False]
-    live.follow(None)
-    assert live.queue_timeout == local.queue_timeout
+    found = live.pool_of("anybody")
+    assert (found.queue_timeout, found.model_ids, live.max_queue) == (local.queue_timeout, local.model_ids, 3)
+    there = pool(queueTimeout="1m30s", models={"big": "opus"})
+    live.changed("added", None, there)
+    live.changed("added", None, pool("another", queueTimeout="1s", models={}))
+    found = live.pool_of("anybody")
+    assert (found.queue_timeout, found.model_ids) == (90.0, (*OWN_NAMES, "big"))
+    assert [found.offers(m) for m in ("claude-code", "big-tools", "claude-code-opus")] == [True, True, False]
+    live.changed("deleted", there, None)
+    assert live.pool_of("anybody").queue_timeout == local.queue_timeout
+
+
+def test_a_team_with_a_pool_of_its_own_has_that_ones() -> None:
+    homes = {"red": ("research", "red"), "lost": ("none", "lost")}
+    live = LiveSettings(ClusterSettings(pool="main"), home=lambda tenant: homes.get(tenant, ("", "")))
+    research = pool("research", queueTimeout="10m", models={"big": "opus"})
+    live.changed("added", None, research)
+    live.changed("added", None, pool("main", queueTimeout="7s", models={}))
+    shown = {tenant: (live.pool_of(tenant).queue_timeout, live.pool_of(tenant).model_ids) for tenant in ("red", "any")}
+    assert shown == {"red": (600.0, (*OWN_NAMES, "big")), "any": (7.0, OWN_NAMES)}
+    assert live.pool_of("lost").model_ids == RouterSettings().model_ids, "its pool is not there: a pool's defaults"
+    assert live.pool_of("red") is live.pool_of("red"), "a spec is read when it changes, not with every request"
+    live.changed("modified", research, pool("research", queueTimeout="1m", models={}))
+    assert (live.pool_of("red").queue_timeout, live.pool_of("red").offers("big")) == (60.0, False)
+    homes["red"] = ("main", "red")
+    assert live.pool_of("red").queue_timeout == 7.0
 
 
 # -- the directory

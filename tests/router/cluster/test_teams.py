@@ -20,7 +20,7 @@ from claude_router.cluster.sessions import KubernetesSessions
 from claude_router.cluster.teams import TeamWatch
 from claude_router.sessions import ConversationKey, SessionFailed
 from crds.fake_api import PATIENCE, FakeApi
-from router.cluster.harness import KIND, World, fast, router, session, world
+from router.cluster.harness import KIND, POOL_KIND, World, fast, router, session, world
 from router.cluster.test_process import answered, healthy, process
 from router.harness import CHAT, body
 from router.namesakes import BLUE, RED
@@ -277,6 +277,30 @@ async def test_the_whole_process(tmp_path: Path) -> None:
             assert time.monotonic() - began < 2.0
         assert '"team":"red"' in log.read_text()
         assert text not in log.read_text()
+
+
+async def test_a_team_has_the_models_and_the_patience_of_its_own_pool(tmp_path: Path) -> None:
+    text, record = make("red", "", 0.0, None)
+    other_text, other = make("blue", "", 0.0, None)
+    red, blue = ({"authorization": f"Bearer {key}"} for key in (text, other_text))
+    async with FakeApi() as fake:
+        World(fake).pool({"models": {"small": "haiku"}, "queueTimeout": "10m"})
+        research = {"models": {"big": "opus"}, "queueTimeout": "1200ms"}
+        fake.put(POOL_KIND, {"metadata": {"name": "research"}, "spec": research})
+        fake.put(TEAM_KIND, {"metadata": {"name": "red"}, "spec": {"poolRef": {"name": "research"}}})
+        fake.put(TEAM_KIND, {"metadata": {"name": "blue"}, "spec": {}})
+        publish(fake, record, other)
+        async with process(tmp_path, fake.server, TEAMS="true") as (_, client):
+            await healthy(client)
+            shown = [(await client.get("/v1/models", headers=headers)).json()["data"] for headers in (red, blue)]
+            assert [[m["id"] for m in found][3:] for found in shown] == [["big"], ["small"]]
+            assert (await client.post(CHAT, json=body(model="big"), headers=blue)).status_code == 404
+            refused = await client.post(CHAT, json=body(model="big"), headers=red)
+            assert refused.json()["error"]["code"] == "pool_exhausted"
+            assert "within 1 s" in refused.text
+            research["models"] = {"huge": "opus"}
+            fake.put(POOL_KIND, {"metadata": {"name": "research"}, "spec": research})
+            await answered(lambda: client.get("/v1/models/huge", headers=red), 200)
 
 
 async def test_without_the_setting_nobody_asks_for_teams_or_secrets(tmp_path: Path) -> None:
