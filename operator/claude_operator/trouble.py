@@ -9,6 +9,7 @@ from claude_crds.events import Cause
 from claude_crds.resources import WORKER_CONTAINER
 from claude_crds.views import ContainerStatus, PersistentVolumeClaim, Pod, condition
 from claude_operator.decide import WorkerState
+from claude_operator.overlay import BadTemplate
 from claude_operator.slots import Slot, cloning, worker_container
 
 _CRASHES = 3
@@ -55,6 +56,11 @@ def of_error(error: ApiError) -> Trouble:
     if isinstance(error, BadRequest | Forbidden | Invalid | NotFound):
         return Trouble(Cause.REFUSED, f"The API server refuses it; see the pool's podTemplate. {text}", True)
     return Trouble(Cause.API, f"The API server could not do it: {text}", True)
+
+
+def of_template(error: BadTemplate) -> Trouble:
+    """The pool's template is such that there is nothing to ask the API server for."""
+    return Trouble(Cause.REFUSED, f"No pod can be made as the pool says: {error}.", True)
 
 
 def volume_lost(claim: str) -> Trouble:
