@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from claude_crds.api import Api
-from claude_crds.errors import AlreadyExists, NotFound
+from claude_crds.errors import AlreadyExists, ApiError, BadRequest, Forbidden, Invalid, NotFound
 from claude_crds.resources import CLAIMS, CONVERSATION_ANNOTATION, PODS, POOLS, SESSIONS, binding
 from claude_crds.views import ClaudePool, ClaudeSession, PersistentVolumeClaim, PoolStatus, SessionStatus
 from claude_operator import build, phases
@@ -89,6 +89,13 @@ class Acts:
         except AlreadyExists:
             # An operator before us got this far, and died before its watch told it.
             self._world.pods.learn(await self._api.get(PODS, self._namespace, slot.name))
+        except (BadRequest, Forbidden, Invalid):
+            claim = self._world.claims.get(slot.claim)
+            if session is None and claim is not None:
+                # The next spare has another name, and so another claim. A session's has one name, and is used again.
+                with contextlib.suppress(ApiError):
+                    await self.delete_claim(claim)
+            raise
         self._faults.at("start-after-pod", session)
 
     async def _create_claim(self, body: dict[str, Any]) -> None:
