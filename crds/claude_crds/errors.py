@@ -43,6 +43,10 @@ class Invalid(ApiError):
     """The object breaks the definition's rules; the message says which."""
 
 
+class BadRequest(ApiError):
+    """The object is not of its kind's form at all, such as a number where text belongs; nothing was done."""
+
+
 class Gone(ApiError):
     """The resourceVersion or the list's continuation is too old: list anew."""
 
@@ -52,7 +56,9 @@ class Unavailable(ApiError):
 
 
 _BY_REASON: dict[str, type[ApiError]] = {"AlreadyExists": AlreadyExists, "Expired": Gone}
-_BY_CODE: dict[int, type[ApiError]] = {403: Forbidden, 404: NotFound, 409: Conflict, 410: Gone, 422: Invalid}
+_BY_CODE: dict[int, type[ApiError]] = {
+    400: BadRequest, 403: Forbidden, 404: NotFound, 409: Conflict, 410: Gone, 422: Invalid,
+}  # fmt: skip
 _UNAVAILABLE = frozenset({429, 500, 502, 503, 504})
 
 

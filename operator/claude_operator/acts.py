@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from claude_crds.api import Api
-from claude_crds.errors import AlreadyExists, NotFound
+from claude_crds.errors import AlreadyExists, ApiError, BadRequest, Forbidden, Invalid, NotFound
 from claude_crds.resources import CLAIMS, CONVERSATION_ANNOTATION, PODS, POOLS, SESSIONS, binding
 from claude_crds.views import ClaudePool, ClaudeSession, PersistentVolumeClaim, PoolStatus, SessionStatus
 from claude_operator import build, phases
@@ -70,22 +70,32 @@ class Acts:
     async def start(
         self, slot: Slot, pool: ClaudePool, session: ClaudeSession | None, status: SessionStatus | None
     ) -> None:
-        """Make a worker: its claim if there is none, the session's status that names it, and then the pod."""
+        """Make a worker: its claim if there is none, the session's status that names it, and then the pod.
+
+        Raises BadTemplate before anything is written: else each attempt would leave a claim without a pod.
+        """
         self._faults.at("start-before-status", session)
+        token = self.workers.token(slot.name)
+        made = build.template(pool, self._settings)
+        body = build.pod(made, pool, slot.name, slot.claim, token, session)
         if self._world.claims.get(slot.claim) is None and not (session and session.spec.workspace_claim_name):
             await self._create_claim(build.claim(pool, slot.claim, session))
         if session is not None and status is not None:
             await self.write_status(session, status)
         self._faults.at("start-before-pod", session)
-        made = build.template(pool, self._settings)
-        token = self.workers.token(slot.name)
         self._lead()
         try:
-            body = build.pod(made, pool, slot.name, slot.claim, token, session)
             self._world.pods.learn(await self._api.create(PODS, self._namespace, body))
         except AlreadyExists:
             # An operator before us got this far, and died before its watch told it.
             self._world.pods.learn(await self._api.get(PODS, self._namespace, slot.name))
+        except (BadRequest, Forbidden, Invalid):
+            claim = self._world.claims.get(slot.claim)
+            if session is None and claim is not None:
+                # The next spare has another name, and so another claim. A session's has one name, and is used again.
+                with contextlib.suppress(ApiError):
+                    await self.delete_claim(claim)
+            raise
         self._faults.at("start-after-pod", session)
 
     async def _create_claim(self, body: dict[str, Any]) -> None:

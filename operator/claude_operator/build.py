@@ -29,6 +29,7 @@ from claude_crds.resources import (
 from claude_crds.tokens import token_hash
 from claude_crds.views import ClaudePool, ClaudeSession, Git
 from claude_operator import claude, egress, gateway, git
+from claude_operator.overlay import ROOT, entries, merge, of_template
 from claude_operator.settings import OperatorSettings
 
 Json = dict[str, Any]
@@ -40,16 +41,27 @@ _GRACE_SECONDS = 30
 
 _RESOURCES: Json = {"requests": {"cpu": "100m", "memory": "512Mi", "ephemeral-storage": "256Mi"},
                     "limits": {"memory": "2Gi", "ephemeral-storage": "4Gi"}}  # fmt: skip
-_NAMED = frozenset({"containers", "initContainers", "env", "volumes", "volumeMounts", "ports", "imagePullSecrets"})
-_WHOLE = frozenset({"env", "volumes"})
-_KEYS = {"volumeMounts": "mountPath", "ports": "containerPort"}
 
 
 def template(pool: ClaudePool, settings: OperatorSettings) -> Json:
-    """What all worker pods of the pool have in common: metadata and spec, without name, volume and token."""
+    """What all worker pods of the pool have in common: metadata and spec, without name, volume and token.
+
+    Raises BadTemplate, as `pod` does.
+    """
+    ours, theirs = _ours(pool, settings), pool.spec.pod_template
+    with of_template():
+        merged: Json = merge(ours, {k: v for k, v in theirs.items() if k in ("metadata", "spec")})
+        entries(merged["spec"].get("initContainers", []), (*ROOT, "spec", "initContainers"))
+        # The worker comes first, whatever a template adds: `kubectl exec` and `kubectl logs` take the first.
+        merged["spec"]["containers"].sort(key=lambda c: c["name"] != WORKER_CONTAINER)
+        return merged
+
+
+def _ours(pool: ClaudePool, settings: OperatorSettings) -> Json:
+    """What the pool's `podTemplate` is laid over."""
     spec = pool.spec
     configuration = claude.files(spec.claude)
-    ours: Json = {
+    return {
         "metadata": merge(claude.metadata(configuration), git.metadata(pool)),
         "spec": {
             "restartPolicy": "Always",
@@ -74,11 +86,6 @@ def template(pool: ClaudePool, settings: OperatorSettings) -> Json:
             ],
         },
     }
-    theirs = spec.pod_template
-    merged: Json = merge(ours, {k: v for k, v in theirs.items() if k in ("metadata", "spec")})
-    # The worker comes first, whatever a template adds: `kubectl exec` and `kubectl logs` take the first.
-    merged["spec"]["containers"].sort(key=lambda c: c.get("name") != WORKER_CONTAINER)
-    return merged
 
 
 def _container(pool: ClaudePool, settings: OperatorSettings) -> Json:
@@ -153,6 +160,7 @@ def template_hash(made: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:10]
 
 
+@of_template()
 def pod(
     made: Mapping[str, Any], pool: ClaudePool, name: str, claim: str, token: str, session: ClaudeSession | None
 ) -> Json:
@@ -190,7 +198,8 @@ def _clone(spec: Json, source: Git | None, worker: Json) -> None:
     theirs = [c for c in spec.get("initContainers", ()) if c.get("name") == GIT_CONTAINER]
     if source:
         spec["volumes"] += git.volumes(source)
-        others.insert(0, merge(git.container(source, worker), theirs[0] if theirs else {}))
+        at = (*ROOT, "spec", f"initContainers[{GIT_CONTAINER}]")
+        others.insert(0, merge(git.container(source, worker), theirs[0] if theirs else {}, at))
     if others:
         spec["initContainers"] = others
     else:
@@ -225,21 +234,3 @@ def owner(object_: ClaudePool | ClaudeSession, kind: str) -> Json:
     """An owner reference that garbage collection follows."""
     meta = object_.metadata
     return {"apiVersion": API_VERSION, "kind": kind, "name": meta.name, "uid": meta.uid, "controller": True}
-
-
-def merge(base: Any, over: Any, key: str = "") -> Any:
-    """`over` laid over `base`, as `podTemplate` promises; neither is changed."""
-    if isinstance(base, dict) and isinstance(over, dict):
-        merged = dict(base)
-        for name, value in over.items():
-            merged[name] = merge(base[name], value, name) if name in base else value
-        return merged
-    if isinstance(base, list) and isinstance(over, list) and key in _NAMED:
-        field = _KEYS.get(key, "name")
-        known = {item.get(field): item for item in base}
-        for item in over:
-            name = item.get(field)
-            # Of an `env` or a volume, half of one and half of the other would be nothing.
-            known[name] = merge(known[name], item) if name in known and key not in _WHOLE else item
-        return list(known.values())
-    return over

@@ -20,6 +20,7 @@ from claude_operator.decide import Action, Claim, Drain, Policy, Queue, Session,
 from claude_operator.metrics import OperatorMetrics
 from claude_operator.observe import Observer
 from claude_operator.operations import Operations
+from claude_operator.overlay import BadTemplate
 from claude_operator.publish import Publisher, pool_missing
 from claude_operator.settings import OperatorSettings
 from claude_operator.slots import HOLD_SECONDS, Slot
@@ -47,6 +48,7 @@ class Keeper:
             state, world, acts, metrics, settings.status_interval, metered=bool(settings.gateway_url)
         )
         self._hashed = (("", 0), "")
+        self._bad_template: trouble.Trouble | None = None
         self.last_round = state.clock()
 
     async def run(self) -> None:
@@ -139,7 +141,7 @@ class Keeper:
 
     def _decide(self, pool: ClaudePool, attended: dict[str, ClaudeSession], now: float) -> list[float | None]:
         state, spec = self.state, pool.spec
-        template = self._template(pool)
+        template = self._template(pool, now)
         for slot in state.slots.values():
             # It would wait for what the pool does not ask for any more, such as an image that never was.
             if slot.trouble is not None and slot.operation is None and slot.view(now, template).stale:
@@ -166,11 +168,22 @@ class Keeper:
             self._apply(action, pool, attended, now)
         return [decision.wake_at, state.warm_not_before]
 
-    def _template(self, pool: ClaudePool) -> str:
+    def _template(self, pool: ClaudePool, now: float) -> str:
+        """The hash of what the pool asks for. Empty while no pod can be made like that, which the pool then says."""
         # Not by the resource version, which each status that is written changes.
         made_from = pool.metadata.uid, pool.metadata.generation
         if self._hashed[0] != made_from:
-            self._hashed = made_from, build.template_hash(build.template(pool, self._settings))
+            before, made, self._bad_template = self._bad_template, "", None
+            try:
+                made = build.template_hash(build.template(pool, self._settings))
+            except BadTemplate as error:
+                self._bad_template = trouble.of_template(error)
+            self._hashed = made_from, made
+            if made and before is not None and self.state.trouble == before:
+                # A full pool would not try a spare, and so never find out.
+                self.state.recovered(now)
+        if self._bad_template is not None:
+            self.state.trouble = self._bad_template
         return self._hashed[1]
 
     def _sessions(self, pool: ClaudePool, attended: dict[str, ClaudeSession]) -> list[Session]:

@@ -145,7 +145,7 @@ class Observer:
         if slot.state is WorkerState.READY:
             if not slot.proven:
                 slot.proven = True
-                self._state.started_well(now)
+                self._state.recovered(now)
             if slot.word is not None and slot.word.problem == "key_refused" and not slot.busy(now):
                 self._key_refused(slot, now)
             return

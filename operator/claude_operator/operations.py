@@ -9,12 +9,13 @@ from typing import Any
 from claude_crds.access import AccessError
 from claude_crds.errors import AlreadyExists, ApiError, Conflict, NotFound
 from claude_crds.events import Cause, Step
-from claude_crds.resources import SESSIONS
+from claude_crds.resources import POOLS, SESSIONS
 from claude_crds.views import ClaudePool, ClaudeSession, SessionStatus
 from claude_operator import trouble
 from claude_operator.acts import Acts
 from claude_operator.lease import NotLeading
 from claude_operator.metrics import OperatorMetrics
+from claude_operator.overlay import BadTemplate
 from claude_operator.slots import HOLD_SECONDS, Slot, bound_to
 from claude_operator.state import PoolState
 from claude_operator.workers import Busy
@@ -102,7 +103,7 @@ class Operations:
             self._metrics.errors.labels("conflict").inc()
             log.info("decided on old news", extra={"fields": {"pod": slot.name, "reason": str(error)}})
             state.pause(state.clock(), _AFTER_CONFLICT_SECONDS)
-        except (ApiError, AccessError, NotLeading) as error:
+        except (ApiError, AccessError, BadTemplate, NotLeading) as error:
             slot.draining, slot.deleting = "", False
             self._not_done(slot, error)
         except Exception:
@@ -117,10 +118,19 @@ class Operations:
 
     def _not_done(self, slot: Slot, error: Exception) -> None:
         state, now = self.state, self.state.clock()
-        self._metrics.errors.labels("api").inc()
+        self._metrics.errors.labels("template" if isinstance(error, BadTemplate) else "api").inc()
         log.warning("a write failed", extra={"fields": {"pod": slot.name, "reason": str(error)}})
-        found = trouble.of_error(error) if isinstance(error, ApiError) else None
+        found = _why(error)
         if found is None or found.cause is Cause.API:
             state.pause(now, _AFTER_ERROR_SECONDS)
         elif slot.pod is None:
             state.failed_to_start(found, slot.session, now, pool_wide=True)
+            pool = self._world.pools.get(state.name)
+            if slot.session is None and pool is not None:  # a session's is told with its status
+                state.recorder.tell(POOLS, pool, Step.FAILED, f"{found.cause}: {found.message}", warning=True)
+
+
+def _why(error: Exception) -> trouble.Trouble | None:
+    if isinstance(error, BadTemplate):
+        return trouble.of_template(error)
+    return trouble.of_error(error) if isinstance(error, ApiError) else None

@@ -138,9 +138,10 @@ class Slot:
         self.turns_at_publication = self.word.turns if self.word else 0
 
     def view(self, now: float, template: str) -> Worker:
-        """As `decide` sees it."""
+        """As `decide` sees it. `template`: the hash of what the pool asks for; empty if none can be made like that."""
         label = self.pod.metadata.labels.get(TEMPLATE_LABEL) if self.pod else template
-        stale = self.outdated or label != template
+        # For what cannot be made nobody has to go.
+        stale = self.outdated or bool(template and label != template)
         parked = now >= self.held_until and self.word is not None and self.word.parked
         return Worker(self.name, self.state, self.session, self.busy(now), self.last_active, stale, parked)
 

@@ -83,8 +83,8 @@ class PoolState:
         if pool_wide:
             self.trouble = trouble
 
-    def started_well(self, now: float) -> None:
-        """A worker has got ready, so what kept others from it is over."""
+    def recovered(self, now: float) -> None:
+        """What kept workers from getting ready is over, as one that has shows."""
         self.healthy_at = now
         self.trouble = None
         self.warm_failures = 0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from claude_crds.errors import ApiError, Forbidden, Invalid, NotFound
+from claude_crds.errors import ApiError, BadRequest, Forbidden, Invalid, NotFound
 from claude_crds.events import Cause
 from claude_crds.resources import WORKER_CONTAINER
 from claude_crds.views import ContainerStatus, PersistentVolumeClaim, Pod, condition
 from claude_operator.decide import WorkerState
+from claude_operator.overlay import BadTemplate
 from claude_operator.slots import Slot, cloning, worker_container
 
 _CRASHES = 3
@@ -52,9 +53,14 @@ def of_error(error: ApiError) -> Trouble:
         return Trouble(Cause.QUOTA, f"The namespace's quota is used up: raise it or free some. {text}", True)
     if isinstance(error, NotFound) and "claudepool" in text.lower():
         return Trouble(Cause.POOL_MISSING, text, True)
-    if isinstance(error, Forbidden | Invalid | NotFound):
+    if isinstance(error, BadRequest | Forbidden | Invalid | NotFound):
         return Trouble(Cause.REFUSED, f"The API server refuses it; see the pool's podTemplate. {text}", True)
     return Trouble(Cause.API, f"The API server could not do it: {text}", True)
+
+
+def of_template(error: BadTemplate) -> Trouble:
+    """The pool's template is such that there is nothing to ask the API server for."""
+    return Trouble(Cause.REFUSED, f"No pod can be made as the pool says: {error}.", True)
 
 
 def volume_lost(claim: str) -> Trouble:

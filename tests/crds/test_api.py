@@ -16,6 +16,7 @@ from claude_crds.api import TOKEN_SECONDS, Api
 from claude_crds.errors import (
     AlreadyExists,
     ApiError,
+    BadRequest,
     Conflict,
     Forbidden,
     Gone,
@@ -109,13 +110,14 @@ async def test_preconditions(fake: FakeApi, api: Api) -> None:
 @pytest.mark.parametrize(
     ("code", "reason", "error"),
     [
-        (400, "BadRequest", ApiError),
+        (400, "BadRequest", BadRequest),
         (403, "Forbidden", Forbidden),
         (404, "NotFound", NotFound),
         (409, "AlreadyExists", AlreadyExists),
         (409, "Conflict", Conflict),
         (410, "Expired", Gone),
         (410, "Gone", Gone),
+        (405, "MethodNotAllowed", ApiError),
         (422, "Invalid", Invalid),
         (429, "TooManyRequests", Unavailable),
         (500, "InternalError", Unavailable),

@@ -161,16 +161,6 @@ def test_the_pools_image_comes_before_the_operators() -> None:
     assert worker(manifest(pool(image="theirs")))["image"] == "theirs"
 
 
-def test_merge_changes_neither_side() -> None:
-    base, over = (
-        {"a": {"b": [1]}, "env": [{"name": "x", "value": "1"}]},
-        {"a": {"c": 2}, "env": [{"name": "x", "value": "2"}]},
-    )
-    before = json.dumps([base, over])
-    assert build.merge(base, over) == {"a": {"b": [1], "c": 2}, "env": [{"name": "x", "value": "2"}]}
-    assert json.dumps([base, over]) == before
-
-
 def hash_of(settings: OperatorSettings = SETTINGS, **spec: Any) -> str:
     return build.template_hash(build.template(pool(**spec), settings))
 

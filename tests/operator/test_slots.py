@@ -83,6 +83,13 @@ def test_it_is_stale_by_its_template_or_its_key() -> None:
     assert not slot(None).view(0.0, "t1").stale
 
 
+def test_for_a_template_of_which_no_pod_can_be_made_nobody_is_stale() -> None:
+    made = pod()
+    made.metadata.labels[TEMPLATE_LABEL] = "t1"
+    assert not slot(made).view(0.0, "").stale
+    assert slot(made, outdated=True).view(0.0, "").stale
+
+
 def test_whose_it_is() -> None:
     bound = pod(bound=session("s", uid="u1"), claim="vol")
     assert (bound_to(bound), claim_of(bound), slot(bound).session_uid) == ("s", "vol", "u1")

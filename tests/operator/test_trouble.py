@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from claude_crds.errors import Forbidden, Invalid, NotFound, Status, Unavailable
+from claude_crds.errors import BadRequest, Forbidden, Invalid, NotFound, Status, Unavailable
 from claude_crds.events import Cause
 from claude_operator import trouble
 from claude_operator.slots import Word
@@ -131,6 +131,7 @@ def test_one_that_is_ready_or_leaves_has_none() -> None:
         (Forbidden(Status('pods "p" is forbidden: exceeded quota: q', "Forbidden", 403), "POST"), Cause.QUOTA),
         (Forbidden(Status("violates PodSecurity", "Forbidden", 403), "POST"), Cause.REFUSED),
         (Invalid(Status("spec.containers[0].env[1]: Invalid value", "Invalid", 422), "POST"), Cause.REFUSED),
+        (BadRequest(Status("Pod in version v1 cannot be handled", "BadRequest", 400), "POST"), Cause.REFUSED),
         (NotFound(Status("claudepools.claude-code-api.io not found", "NotFound", 404), "GET"), Cause.POOL_MISSING),
         (NotFound(Status("namespaces not found", "NotFound", 404), "GET"), Cause.REFUSED),
         (Unavailable(Status("overloaded", "", 503), "POST"), Cause.API),

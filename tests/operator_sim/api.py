@@ -135,6 +135,7 @@ class SimApi(FakeApi):
             return _aborted(request)
         if request.method == "POST" and request.path.endswith("/events"):
             self.events.append(await request.json())
+            self._changed.set()
             return web.json_response({}, status=201)
         # A pool's status, or a team's, is for people: nothing follows from it.
         counted = (
