@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 CLIENT_LEFT = 499
 """Status in log and metrics when the client left before the end of its answer; nobody is there to receive it."""
 
+_MOST_PARTS = 500_000
+"""Objects in a body, those that its texts show included: read, one takes fifty times the memory of its two bytes."""
+
 _FORWARDED = {
     name.encode(): name
     for name in ("idempotency-key", "x-claude-history", "x-parent-session-id", "x-stainless-retry-count")
@@ -152,6 +155,8 @@ class Chat:
         limited: HeaderList = self.access.admit_turn(grant) if grant.teams else []
         answer.headers += limited
         body = await read_body(receive, headers, self._settings.max_body_bytes)
+        if body.count(b"{") > _MOST_PARTS:
+            raise errors.too_many_parts(_MOST_PARTS)
         request = answer.dialect.parse(body)
         identity = await self._identity(headers, request, grant.tenant)
         answer.headers = [(ID_HEADER, header_value(identity.id)), *limited]

@@ -130,6 +130,11 @@ def body_too_large(limit: int) -> ApiError:
     return ApiError(413, f"The request's body is larger than {limit} bytes (MAX_BODY_BYTES).", code="body_too_large")
 
 
+def too_many_parts(limit: int) -> ApiError:
+    """Read, the request would take many times the memory that its bytes take."""
+    return ApiError(400, f"The request's body has more than {limit} parts.", code="too_many_parts")
+
+
 def model_not_found(model: str, offered: Sequence[str]) -> ApiError:
     """A model that is not offered. `offered`: those that whoever asked for it may have."""
     shown = model if len(model) <= 100 else model[:100] + "…"

@@ -12,6 +12,7 @@ import pytest
 from claude_router import running
 from claude_router.matching import histories
 from claude_router.sessions import ConversationKey
+from claude_worker.dialect import DIALECTS, Dialect
 from claude_worker.openai.request import parse
 from router.fakes import DONE, PATIENCE, Exchange, FakeSessions, FakeWorker, frame, streams
 from router.harness import CHAT, body, endpoint, error_of
@@ -46,6 +47,16 @@ BAD: list[tuple[str, bytes | dict[str, Any], str, str | None]] = [
     ("n of 2", body(n=2), "unsupported_value", "n"),
     ("n of 0", body(n=0), "unsupported_value", "n"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda d: d.path)
+async def test_a_body_of_very_many_parts_is_refused_before_it_is_read(dialect: Dialect) -> None:
+    many = b'{"model": "claude-code", "max_tokens": 9, "%b": [' + b"{}," * 500_000 + b"{}]}"
+    async with endpoint("http://127.0.0.1:9") as router:
+        content = many % (b"input" if "responses" in dialect.path else b"messages")
+        answer = await router.client.post(dialect.path, content=content)
+        assert answer.status_code == 400
+        assert "more than 500000 parts" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("crowd", [True, False])
