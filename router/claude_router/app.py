@@ -135,15 +135,14 @@ def create_app(
     running = running or Running()
     access = access or Access(ApiKeys(settings.api_keys))
     chat = Chat(
-        settings, metrics, running, access, Matching(sessions), sessions.count, audited=audited, git_hosts=git_hosts,
-        crowded=sessions.crowded,
-    )  # fmt: skip
+        settings, metrics, running, access, Matching(sessions), sessions.count, audited=audited, git_hosts=git_hosts
+    )
 
     app = RouterApp(
         title="claude-code-api",
         version=version,
         description="Claude Code behind OpenAI's API: one conversation, one worker, one memory.",
-        lifespan=_connected(chat, settings, sessions, metrics),
+        lifespan=_connected(chat, settings, sessions, metrics, running),
         redoc_url=None,
         redirect_slashes=False,
         exception_handlers=_HANDLERS,
@@ -160,13 +159,13 @@ def create_app(
 
 
 def _connected(
-    chat: Chat, settings: EndpointSettings, sessions: Sessions, metrics: RouterMetrics
+    chat: Chat, settings: EndpointSettings, sessions: Sessions, metrics: RouterMetrics, running: Running
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """The application's lifespan: connections to workers while it lasts."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        chat.relay = Relay(settings, sessions, metrics)
+        chat.relay = Relay(settings, sessions, metrics, running)
         try:
             yield
         finally:

@@ -12,7 +12,6 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Callable
 from urllib.parse import quote
 
 from starlette.types import Receive, Scope, Send
@@ -78,9 +77,8 @@ class Chat:
         *,
         audited: bool = False,
         git_hosts: GitHosts = nowhere,
-        crowded: Callable[[ConversationKey], bool] = lambda _: False,
     ) -> None:
-        """`count` and `crowded`: of `Sessions`. `audited`: whether each request has a line in the audit log."""
+        """`count`: of `Sessions`. `audited`: whether each request has a line in the audit log."""
         self._settings = settings
         self._metrics = metrics
         self._running = running
@@ -89,7 +87,6 @@ class Chat:
         self._count = count
         self._audited = audited
         self._git_hosts = git_hosts
-        self._crowded = crowded
         self._keep = audit.TAIL if audited else LAST
 
     async def answer(self, dialect: Dialect, scope: Scope, receive: Receive, send: Send) -> None:
@@ -130,8 +127,6 @@ class Chat:
     async def _run(self, turn: Turn, answer: Answer, watch: ClientWatch) -> None:
         """Relay the turn; its failures are answered here, while the client is still watched."""
         try:
-            if (pause := self._running.rest(turn.name)) and self._crowded(turn.key):
-                await asyncio.sleep(pause)
             await self.relay.run(turn, answer)
         except ApiError as error:
             await answer.fail(error)

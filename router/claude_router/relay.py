@@ -24,6 +24,7 @@ from claude_router.answer import Answer, HeaderList
 from claude_router.client import Keepalives
 from claude_router.identity import ID_HEADER
 from claude_router.metrics import RouterMetrics
+from claude_router.running import Running
 from claude_router.sessions import ConversationKey, Lease, PoolExhausted, SessionFailed, Sessions, Unreachable
 from claude_router.settings import EndpointSettings
 from claude_worker.openai.errors import NOT_STARTED, ApiError
@@ -68,15 +69,20 @@ class Turn:
     deadline: float
     made_up: bool = False
     resent: int = 0
+    sent: bool = False
+    """Whether a worker may have it."""
 
 
 class Relay:
     """Sends turns to workers over one pool of connections. Made and closed on the event loop that uses it."""
 
-    def __init__(self, settings: EndpointSettings, sessions: Sessions, metrics: RouterMetrics) -> None:
+    def __init__(
+        self, settings: EndpointSettings, sessions: Sessions, metrics: RouterMetrics, running: Running
+    ) -> None:
         self._settings = settings
         self._sessions = sessions
         self._metrics = metrics
+        self._running = running
         self._waiting: Counter[str] = Counter()
         self._urls: dict[tuple[str, str], URL] = {}
         self._http = aiohttp.ClientSession(
@@ -93,6 +99,13 @@ class Relay:
 
     async def run(self, turn: Turn, answer: Answer) -> None:
         """Answer the turn completely. Raises ApiError when it fails; `answer.fail` then takes it."""
+        try:
+            await self._run(turn, answer)
+        finally:
+            if turn.sent:
+                self._running.over(turn.name)
+
+    async def _run(self, turn: Turn, answer: Answer) -> None:
         keepalives: Keepalives | None = None
         if turn.stream:
             keepalives = Keepalives(answer, self._settings.keepalive, self._metrics.keepalives.inc)
@@ -148,6 +161,7 @@ class Relay:
             raise errors.conversation_queue_full(turn.name, waiting)
         self._waiting[turn.name] = waiting + 1
         try:
+            await self._give_way(turn)
             return await self._sessions.acquire(turn.key, deadline=turn.deadline)
         except Unreachable as error:
             raise errors.unreachable(error) from error
@@ -163,6 +177,15 @@ class Relay:
 
     def _queue_timeout(self, turn: Turn) -> float:
         return self._settings.pool_of(turn.key.tenant).queue_timeout
+
+    async def _give_way(self, turn: Turn) -> None:
+        """Before a turn is sent for the first time. It does not lose its time in the line by it."""
+        if not turn.sent:
+            clock = asyncio.get_running_loop().time
+            came = clock()
+            await self._running.give_way(turn.name, lambda: self._sessions.crowded(turn.key))
+            turn.sent = True
+            turn.deadline += clock() - came
 
     async def _send(self, turn: Turn, lease: Lease) -> aiohttp.ClientResponse | None:
         """The worker's status and headers, or None when it is to be sent again."""

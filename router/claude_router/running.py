@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from types import TracebackType
+from weakref import WeakValueDictionary
 
 REST_SECONDS = 0.25
 """Long enough for a pool, here or on a cluster, to see that a worker is idle and to take it for somebody who waits."""
@@ -27,8 +28,11 @@ class Running:
         """Whether none is taken."""
         self._conversations: dict[str, int] = {}
         self._clock = clock
+        self._sent: dict[str, int] = {}
+        """Turns of a conversation that may be at its worker."""
         self._ended: dict[str, float] = {}
-        """When the last turn of a conversation ended, in that order; no longer than it matters."""
+        """When the last of those ended, in that order; no longer than it matters."""
+        self._gates: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._idle: asyncio.Event | None = None
 
     def __enter__(self) -> None:
@@ -49,27 +53,43 @@ class Running:
         """One that had begun is over."""
         if (left := self._conversations[name] - 1) > 0:
             self._conversations[name] = left
+        else:
+            del self._conversations[name]
+
+    def has(self, name: str) -> bool:
+        """Whether a turn of this conversation runs or waits."""
+        return name in self._conversations
+
+    async def give_way(self, name: str, crowded: Callable[[], bool]) -> None:
+        """Return when a turn of the conversation may be sent to its worker; `over` is to be called after it.
+
+        While others wait for a worker, turns of one conversation are sent one at a time, in the order in which they
+        came, and with a rest in between: else its worker would never be seen idle, so never make way.
+        """
+        if self._rest(name) and crowded():
+            gate = self._gates.setdefault(name, asyncio.Lock())
+            async with gate:
+                while (pause := self._rest(name)) and crowded():  # noqa: ASYNC110 - that it is over tells nobody
+                    await asyncio.sleep(pause)
+        self._sent[name] = self._sent.get(name, 0) + 1
+
+    def over(self, name: str) -> None:
+        """A turn that was sent has ended, or its client has left."""
+        if (left := self._sent[name] - 1) > 0:
+            self._sent[name] = left
             return
-        del self._conversations[name]
+        del self._sent[name]
         now = self._clock()
         self._ended.pop(name, None)
         self._ended[name] = now
         while self._ended and self._ended[oldest := next(iter(self._ended))] <= now - REST_SECONDS:
             del self._ended[oldest]
 
-    def rest(self, name: str) -> float:
-        """For how many seconds the conversation should yet rest while others wait for a worker.
-
-        One turn right after the other would keep its worker from ever being seen idle, so from ever making way. A
-        turn that comes while another of its conversation runs is in that one's line at the worker, and does not rest.
-        """
-        if self._conversations.get(name, 0) > 1 or name not in self._ended:
-            return 0.0
-        return max(0.0, self._ended[name] + REST_SECONDS - self._clock())
-
-    def has(self, name: str) -> bool:
-        """Whether a turn of this conversation runs or waits."""
-        return name in self._conversations
+    def _rest(self, name: str) -> float:
+        """For how many seconds at least nothing of the conversation should be sent."""
+        if name in self._sent:
+            return REST_SECONDS
+        return max(0.0, self._ended[name] + REST_SECONDS - self._clock()) if name in self._ended else 0.0
 
     def announce(self) -> None:
         """The end is near: whoever asks is told to send nothing more, but what comes is still taken."""

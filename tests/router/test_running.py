@@ -11,6 +11,8 @@ from router.fakes import PATIENCE
 
 pytestmark = pytest.mark.asyncio
 
+real_sleep = asyncio.sleep
+
 
 async def test_idle_at_once() -> None:
     assert await Running().idle(0.0)
@@ -37,26 +39,89 @@ async def test_idle_when_the_last_one_ends() -> None:
     assert await asyncio.gather(*waiters) == [True, True]
 
 
-async def test_a_conversation_rests_after_its_last_turn_and_not_while_one_runs() -> None:
-    now = 100.0
-    running = Running(lambda: now)
-    running.begin("a")
-    running.begin("a")
-    running.end("a")
-    assert running.rest("a") == 0.0, "another of its turns runs"
-    running.end("a")
-    running.begin("a")  # the one that asks
-    assert running.rest("a") == REST_SECONDS
-    assert running.rest("b") == 0.0
-    now += 0.1
-    assert running.rest("a") == pytest.approx(REST_SECONDS - 0.1)
-    running.begin("a")
-    assert running.rest("a") == 0.0, "it is in the line of another"
-    now += 60
-    for name in "abc":
-        running.begin(name)
-        running.end(name)
-    assert list(running._ended) == ["b", "c"], "what is over is forgotten, and `a` still runs"
+class Crowd:
+    """Time stands still but for what is slept; whether others wait is the test's word."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        self.there = True
+        self.running = Running(lambda: self.now)
+        self.sent: list[str] = []
+        self.slept: list[float] = []
+        patch.setattr("claude_router.running.asyncio.sleep", self.sleep)
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+        await real_sleep(0)
+
+    async def send(self, name: str, word: str) -> None:
+        await self.running.give_way(name, lambda: self.there)
+        self.sent.append(word)
+
+
+async def test_while_others_wait_turns_of_a_conversation_are_sent_one_by_one_and_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crowd = Crowd(monkeypatch)
+    running = crowd.running
+    await crowd.send("a", "first")
+    waiting = [asyncio.create_task(crowd.send("a", word)) for word in ("second", "third")]
+    await crowd.send("b", "another's")
+    for _ in range(20):
+        await real_sleep(0)
+    assert crowd.sent == ["first", "another's"]
+    ended = crowd.now
+    running.over("a")
+    await waiting[0]
+    assert crowd.now - ended >= REST_SECONDS
+    for _ in range(20):
+        await real_sleep(0)
+    assert crowd.sent == ["first", "another's", "second"]
+    crowd.there = False
+    await waiting[1]
+    running.over("a")
+    running.over("a")
+    running.over("b")
+    crowd.now += 60
+    await crowd.send("c", "after a pause")
+    running.over("c")
+    assert list(running._ended) == ["c"], "what is over is forgotten"
+    assert not running._sent
+    assert not running._gates
+
+
+async def test_a_turn_rests_only_while_others_wait_and_only_after_one_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crowd = Crowd(monkeypatch)
+    await crowd.send("a", "first")
+    crowd.running.over("a")
+    crowd.there = False
+    await crowd.send("a", "nobody waits")
+    crowd.running.over("a")
+    crowd.there = True
+    await crowd.send("b", "another one")
+    assert crowd.slept == []
+    crowd.now += 0.1
+    await crowd.send("a", "soon after")
+    assert crowd.slept == [pytest.approx(REST_SECONDS - 0.1)]
+    crowd.running.over("a")
+    crowd.now += REST_SECONDS
+    await crowd.send("a", "long after")
+    assert len(crowd.slept) == 1
+
+
+async def test_who_gives_up_while_it_waits_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = Crowd(monkeypatch)
+    await crowd.send("a", "first")
+    left, stays = (asyncio.create_task(crowd.send("a", word)) for word in ("left", "stays"))
+    await real_sleep(0)
+    left.cancel()
+    await asyncio.gather(left, return_exceptions=True)
+    crowd.running.over("a")
+    await stays
+    assert crowd.sent == ["first", "stays"]
 
 
 async def test_the_grace_ends() -> None:

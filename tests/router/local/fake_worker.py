@@ -91,6 +91,7 @@ class FakeWorker:
         self.over.clear()
         self.last_active = time.time()
         self.publish()
+        await asyncio.sleep(asked.get("seconds", 0.0))
         if asked.get("hold"):
             waits = [asyncio.create_task(e.wait()) for e in (self.released, self.interrupted)]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import pytest
 
+from claude_router.app import create_app
 from claude_router.sessions import ConversationKey, PoolExhausted, SessionFailed
+from claude_router.settings import RouterSettings
+from router.harness import body, endpoint
 from router.local.harness import Pool, pool
 from router.namesakes import BLUE, RED
 
@@ -38,6 +42,32 @@ async def test_a_namesake_in_another_team_is_nobody(tmp_path: Path) -> None:
         assert await p.sessions.purge(RED)
         lease = await p.sessions.acquire(BLUE, deadline=deadline)
         assert (await p.send(lease, say="blue asks"))["memory"] == ["blue asks"]
+
+
+async def test_two_who_ask_on_and_on_in_one_conversation_make_way_too(tmp_path: Path) -> None:
+    """Their turns overlap, so without a rest between them its worker would never be idle."""
+    async with pool(tmp_path, size=1) as p, contextlib.AsyncExitStack() as stack:
+        app = create_app(RouterSettings(queue_timeout=20.0), p.sessions, version="1")
+        router = await stack.enter_async_context(endpoint(app=app))
+        turns = 0
+
+        async def ask_on_and_on(later: float) -> None:
+            nonlocal turns
+            await asyncio.sleep(later)
+            while True:
+                answer = await router.chat(body(say="more", seconds=0.3), x_conversation_id="busy")
+                assert answer.status_code == 200, answer.text
+                turns += 1
+
+        asking = [asyncio.create_task(ask_on_and_on(later)) for later in (0.0, 0.15)]
+        for task in asking:
+            stack.callback(task.cancel)
+        await p.until(lambda: turns > 3)
+        answer = await router.chat(body(say="mine"), x_conversation_id="waits")
+        assert answer.json()["memory"] == ["mine"]
+        before = turns
+        await p.until(lambda: turns > before + 1)
+        assert not any(task.done() for task in asking)
 
 
 async def test_under_a_flood_the_first_of_another_team_is_next(tmp_path: Path) -> None:
