@@ -150,7 +150,8 @@ class Keeper:
         # While nothing can be started, one spare is tried now and then, so that recovery is seen without a request.
         warm = max(spec.warm, 1) if state.trouble else spec.warm
         sessions = self._sessions(pool, attended)
-        workers = [slot.view(now, template) for slot in state.slots.values()]
+        # Nor does anybody who works have to go for the sake of workers that cannot be started.
+        workers = [slot.view(now, "" if state.trouble else template) for slot in state.slots.values()]
         state.turns.look(sessions, workers, now)
         policy = Policy(
             spec.size,
@@ -173,13 +174,13 @@ class Keeper:
         # Not by the resource version, which each status that is written changes.
         made_from = pool.metadata.uid, pool.metadata.generation
         if self._hashed[0] != made_from:
-            before, made, self._bad_template = self._bad_template, "", None
+            before, made, self._bad_template = self._hashed[1], "", None
             try:
                 made = build.template_hash(build.template(pool, self._settings))
             except BadTemplate as error:
                 self._bad_template = trouble.of_template(error)
             self._hashed = made_from, made
-            if made and before is not None and self.state.trouble == before:
+            if made and made != before and self.state.trouble:
                 # A full pool would not try a spare, and so never find out.
                 self.state.recovered(now)
         if self._bad_template is not None:

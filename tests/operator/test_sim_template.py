@@ -98,6 +98,42 @@ async def test_a_pod_that_the_api_server_refuses_is_told_and_leaves_no_volumes(
         await c.eventually("a")
 
 
+async def test_for_a_template_that_the_api_server_refuses_not_every_worker_goes() -> None:
+    async with cluster(pool={"size": 4, "warm": 1}) as c:
+        for name in ("a", "b", "c"):
+            await c.turn(name, "t1")
+        await c.until(c.spares, "a spare")
+        before = set(c.pods()) - set(c.spares())
+        refused = Refused(c, 422, "Invalid", "spec.containers[0].env[3].name: Invalid value")
+        c.pool(podTemplate=worker(env=[{"name": "A B", "value": "x"}]))
+        await c.until(lambda: refused.tries >= 6, "tries")
+        # The spare, and one more before the first refusal.
+        assert len(before - set(c.pods())) <= 1
+        assert c.pool_reason() == "PodRefused"
+        await c.turn("c", "t2")
+        refused.over()
+        c.pool(podTemplate={"metadata": {"labels": {"team": "x"}}})
+        await c.until(lambda: not set(c.pods()) & before, "all are replaced")
+        await c.eventually("c", "t3")
+        assert c.worker("c").volume.ran == ["t1", "t2", "t3"]
+
+
+async def test_in_a_full_pool_a_mended_template_replaces_workers_again() -> None:
+    async with cluster(pool={"size": 2}) as c:
+        for name in ("a", "b"):
+            await c.turn(name)
+        before = set(c.pods())
+        refused = Refused(c, 422, "Invalid", "spec.containers[0].env[3].name: Invalid value")
+        c.pool(podTemplate=worker(env=[{"name": "A B", "value": "x"}]))
+        await c.until(lambda: len(set(c.pods()) & before) == 1, "one is gone")
+        with pytest.raises(SessionFailed):
+            await c.turn("c")
+        refused.over()
+        c.pool(podTemplate={"metadata": {"labels": {"team": "x"}}})
+        await c.until(lambda: not set(c.pods()) & before, "the other is replaced")
+        await c.until(lambda: c.pool_reason() == "WorkersStart", "the pool is well")
+
+
 async def test_a_session_whose_pod_is_refused_keeps_its_one_claim() -> None:
     async with cluster(pool={"size": 1}) as c:
         refused, counts = Refused(c, 400, "BadRequest", NUMBER), most_claims(c)
