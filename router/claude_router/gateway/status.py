@@ -136,7 +136,7 @@ class TeamStatuses:
         self._bell.set()
 
     def due(self, now: float) -> tuple[list[tuple[str, Json]], float]:
-        """The statuses to write now, and until when nothing else is to be done (Unix time)."""
+        """The statuses to write now; and, if there are none, when there will be (Unix time)."""
         found: list[tuple[str, Json]] = []
         wake = now + 3600.0
         self._due = {}
@@ -165,10 +165,11 @@ class TeamStatuses:
         """Write until cancelled."""
         while True:
             self._bell.clear()
-            due, _ = self.due(self._clock())
-            for name, status in due:
-                await self._put(name, status)
-            _, wake = self.due(self._clock())
+            due, wake = self.due(self._clock())
+            if due:
+                for name, status in due:
+                    await self._put(name, status)
+                continue
             try:
                 async with asyncio.timeout(max(0.0, wake - self._clock())):
                     await self._bell.wait()

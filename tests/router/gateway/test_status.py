@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from datetime import UTC, datetime
 from typing import Any
 
@@ -139,6 +140,22 @@ async def test_a_raised_budget_counts_at_once() -> None:
     world.now += 0.1
     assert len(await world.settle()) == 1
     assert world.standing()["BudgetExceeded"] == "False"
+
+
+@pytest.mark.asyncio
+async def test_a_period_that_begins_between_two_looks_at_the_clock_is_not_missed() -> None:
+    world = World(red=BUDGET)
+    world.spend(12)
+    await world.settle()
+    times = itertools.chain([NOON + 12 * 3600 - 1e-6], itertools.repeat(NOON + 12 * 3600 + 1e-6))
+    world.statuses._clock = lambda: next(times)
+    world.bell.clear()
+    task = asyncio.create_task(world.statuses.run())
+    async with asyncio.timeout(PATIENCE):
+        await world.bell.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert world.standing() == {"BudgetExceeded": "False", "BudgetNear": "False"}
 
 
 @pytest.mark.asyncio
