@@ -93,11 +93,11 @@ class RouterApp(FastAPI):
             self.metrics.answered_team(team, status)
         log_access(scope["method"], route, status, seconds, team=team or None)
         if self.audited and route not in QUIET_ROUTES:
-            who = grant or self.chat.access.whose(dict(scope["headers"]))
             audit.write(audit.Line(
-                **audit.about(scope, who), method=scope["method"], route=route, model=None, status=status,
-                conversation=conversation_of(scope, route) if grant else None, error=scope.get(_ERROR_KEY),
-                latency_ms=round(seconds * 1000, 1), first_byte_ms=None, **audit.NOTHING.fields(),
+                **audit.about(scope, grant, self.chat.access), method=scope["method"], route=route, model=None,
+                conversation=conversation_of(scope, route) if grant else None, status=status,
+                error=scope.get(_ERROR_KEY), latency_ms=round(seconds * 1000, 1), first_byte_ms=None,
+                **audit.NOTHING.fields(),
             ))  # fmt: skip
 
 

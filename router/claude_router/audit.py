@@ -20,7 +20,7 @@ import msgspec
 from starlette.types import Scope
 
 from claude_crds.resources import timestamp
-from claude_router.access import Grant, looked_at
+from claude_router.access import Access, Grant, looked_at
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +81,10 @@ class Spent(msgspec.Struct, frozen=True):
 NOTHING = Spent()
 
 
-def about(scope: Scope, grant: Grant | None) -> dict[str, Any]:
-    """The fields that say when and who: now, and the client of this scope."""
+def about(scope: Scope, grant: Grant | None, access: Access) -> dict[str, Any]:
+    """The fields that say when and who: now, and the client of this scope. One without a grant was refused."""
     client = scope.get("client")
+    grant = grant or access.whose(dict(scope["headers"]))
     known = grant is not None and grant.teams
     team = grant.caller.team if grant and known else None
     acting = (looked_at(scope) or grant.tenant) if grant and known else None

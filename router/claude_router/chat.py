@@ -245,11 +245,10 @@ class Chat:
             "POST", path, status, seconds, conversation=name, first_byte_ms=first, error=error, team=team or None
         )
         if self._audited:
-            who = grant or self.access.whose(dict(scope["headers"]))
             audit.write(audit.Line(
-                **audit.about(scope, who), method="POST", route=path, conversation=name, model=visit.model or None,
-                status=status, error=error, latency_ms=round(seconds * 1000, 1), first_byte_ms=first,
-                **audit.spent_in(answer.tail).fields(),
+                **audit.about(scope, grant, self.access), method="POST", route=path, conversation=name,
+                model=visit.model or None, status=status, error=error, latency_ms=round(seconds * 1000, 1),
+                first_byte_ms=first, **audit.spent_in(answer.tail).fields(),
             ))  # fmt: skip
 
     def _leave(self, team: str, visit: _Visit, status: int, error: str | None) -> None:

@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 Fields = dict[str, msgspec.Raw]
 _FIELDS = msgspec.json.Decoder(Fields)
 _LARGE_BODY = 128 * 1024
+"""A body of more bytes is written anew, hashed and signed in a thread: the event loop has others to serve."""
 _MOST_KEYS = 500_000
 """In a body and all that is in it: each that is the body's own takes more memory than room."""
-"""A body of more bytes is written anew, hashed and signed in a thread: the event loop has others to serve."""
 _LARGEST_ERROR = 64 * 1024
 _LONGEST_MESSAGE = 2000
 _JSON = (b"content-type", b"application/json")

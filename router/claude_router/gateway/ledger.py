@@ -194,9 +194,7 @@ class Ledger:
                         self._queue.put(entry)
                 except sqlite3.Error as error:
                     log.error("the ledger cannot be pruned: %s", error)
-        waiting = [entry for entry in entries if isinstance(entry, threading.Event)]
-        for done in waiting or (threading.Event(),):
-            self._syncer.ask(done)
+        self._syncer.ask(*(entry for entry in entries if isinstance(entry, threading.Event)))
 
     def _taken(self) -> tuple[list[_Entry], bool]:
         """What is there to be written, at least one entry; and whether it is the last."""

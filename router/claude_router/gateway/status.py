@@ -44,6 +44,14 @@ class News(NamedTuple):
     """When the budget's period began: a step is told once in it, for the same budget."""
 
 
+class Due(NamedTuple):
+    """A status to write, and what the team's status said before."""
+
+    team: ClaudeTeam
+    before: Json
+    status: Json
+
+
 class _Written(NamedTuple):
     """What was written, into which team, when (Unix time)."""
 
@@ -126,8 +134,6 @@ class TeamStatuses:
         self._clock = clock
         self._written: dict[str, _Written] = {}
         self._failed: dict[str, float] = {}
-        self._due: dict[str, tuple[ClaudeTeam, Json]] = {}
-        """Of what is being written: the team, and what its status said before."""
         self._bell = asyncio.Event()
         spending.listen(lambda _: self.ring())
 
@@ -135,11 +141,10 @@ class TeamStatuses:
         """Something may have changed."""
         self._bell.set()
 
-    def due(self, now: float) -> tuple[list[tuple[str, Json]], float]:
+    def due(self, now: float) -> tuple[list[Due], float]:
         """The statuses to write now; and, if there are none, when there will be (Unix time)."""
-        found: list[tuple[str, Json]] = []
+        found: list[Due] = []
         wake = now + 3600.0
-        self._due = {}
         for team in self._teams():
             judged = judge(0.0, team.spec.budget, now)
             used = self._spending.since(team.name, judged.start)
@@ -155,8 +160,7 @@ class TeamStatuses:
             if written and _standing(status) == _standing(before):
                 ready = max(ready, written.at + WRITE_SECONDS)
             if ready <= now:
-                found.append((team.name, status))
-                self._due[team.name] = team, before
+                found.append(Due(team, before, status))
             else:
                 wake = min(wake, ready)
         return found, wake
@@ -167,8 +171,8 @@ class TeamStatuses:
             self._bell.clear()
             due, wake = self.due(self._clock())
             if due:
-                for name, status in due:
-                    await self._put(name, status)
+                for each in due:
+                    await self._put(each)
                 continue
             try:
                 async with asyncio.timeout(max(0.0, wake - self._clock())):
@@ -176,13 +180,13 @@ class TeamStatuses:
             except TimeoutError:
                 continue
 
-    async def _put(self, name: str, status: Json) -> None:
-        now = self._clock()
-        written = _Written(self._due[name][0].metadata.uid, now, status)
+    async def _put(self, due: Due) -> None:
+        now, name = self._clock(), due.team.name
+        written = _Written(due.team.metadata.uid, now, due.status)
         # First, since once it is written nobody would know that it has not been told.
-        await self._announce(name, status)
+        await self._announce(due)
         try:
-            await self._write(name, status)
+            await self._write(name, due.status)
         except NotFound:
             self._written[name] = written  # it has just been deleted
         except (ApiError, AccessError) as error:
@@ -192,13 +196,12 @@ class TeamStatuses:
         self._failed.pop(name, None)
         self._written[name] = written
 
-    async def _announce(self, name: str, status: Json) -> None:
-        team, before = self._due[name]
-        told = news(before, status)
+    async def _announce(self, due: Due) -> None:
+        told = news(due.before, due.status)
         if told is None or self._tell is None:
             return
         try:
-            await self._tell(team, told)
+            await self._tell(due.team, told)
         except (ApiError, AccessError) as error:
             log.warning("an Event was not written: %s", error)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import threading
-from collections.abc import Iterable
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -20,7 +20,7 @@ class Syncer:
 
     def __init__(self, database: Path) -> None:
         self._path = database.with_name(database.name + "-wal")
-        self._asked: SimpleQueue[threading.Event | None] = SimpleQueue()
+        self._asked: SimpleQueue[tuple[threading.Event, ...] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="ledger-sync", daemon=True)
         self._problem = ""
 
@@ -33,8 +33,8 @@ class Syncer:
         """Begin to sync when asked."""
         self._thread.start()
 
-    def ask(self, done: threading.Event) -> None:
-        """Set `done` when all that was written before is safe from the machine's end. Never waits."""
+    def ask(self, *done: threading.Event) -> None:
+        """Set these when all that was written before is safe from the machine's end. Never waits."""
         self._asked.put(done)
 
     def close(self) -> None:
@@ -60,18 +60,13 @@ class Syncer:
                     if str(error) != self._problem:
                         log.error("the ledger cannot be synced: %s", error)
                     self._problem = str(error)
-                _set(asked)
+                for done in itertools.chain.from_iterable(each or () for each in asked):
+                    done.set()
 
-    def _taken(self) -> list[threading.Event | None]:
-        asked: list[threading.Event | None] = []
+    def _taken(self) -> list[tuple[threading.Event, ...] | None]:
+        asked: list[tuple[threading.Event, ...] | None] = []
         with contextlib.suppress(Empty):
             asked.append(self._asked.get(timeout=_RETRY_SECONDS if self._problem else None))
             while asked[-1] is not None:
                 asked.append(self._asked.get_nowait())
         return asked
-
-
-def _set(asked: Iterable[threading.Event | None]) -> None:
-    for done in asked:
-        if done is not None:
-            done.set()

@@ -69,8 +69,8 @@ class World:
     async def settle(self) -> list[tuple[str, Json]]:
         """All that is due now, written."""
         self.written = []
-        for name, status in self.statuses.due(self.now)[0]:
-            await self.statuses._put(name, status)
+        for due in self.statuses.due(self.now)[0]:
+            await self.statuses._put(due)
         return self.written
 
     def standing(self) -> dict[str, str]:
